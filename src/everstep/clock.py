@@ -1,0 +1,98 @@
+"""The only module that reads the time.
+
+Everything else is given a `Clock`, so that a test's clock can jump and the
+rules of the engine stay pure.  Time is whole microseconds since 1970, UTC.
+
+Floor 0.  May import: nothing.  Imported by: ids, log, and every floor above.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime, timedelta
+from threading import Lock
+from typing import Protocol
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Clock(Protocol):
+    """Where the time comes from."""
+
+    def now_us(self) -> int:
+        """Microseconds since 1970, UTC; never goes backwards within a process."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds of a clock nobody sets; only differences mean something."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock, held steady when someone sets it back."""
+
+    __slots__ = ("_last", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._last = (0, 0)
+
+    def now_us(self) -> int:
+        """
+        Microseconds since 1970, UTC; never goes backwards within a process.
+
+        When the machine's clock is set back, this one goes on at half speed
+        until the machine's has caught up, so that waits still end.
+        """
+        with self._lock:
+            wall, steady = time.time_ns() // 1000, time.monotonic_ns() // 1000
+            last, last_steady = self._last
+            if wall < last:
+                step = (steady - last_steady) // 2
+                wall, steady = last + step, last_steady + 2 * step
+            self._last = (wall, steady)
+            return wall
+
+    def monotonic(self) -> float:
+        """Seconds of a clock nobody sets; only differences mean something."""
+        return time.monotonic()
+
+    def _reset_after_fork(self) -> None:
+        # Another thread may have held the lock at the moment of the fork.
+        self._lock = Lock()
+
+
+system = SystemClock()
+"""The one system clock of this process."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=system._reset_after_fork)
+
+
+def as_datetime(us: int) -> datetime:
+    """Microseconds since 1970 as an aware datetime in UTC; exact."""
+    return _EPOCH + timedelta(microseconds=us)
+
+
+def as_us(moment: datetime) -> int:
+    """
+    An aware datetime as microseconds since 1970; exact.
+
+    Raises:
+        ValueError: The datetime names no time zone.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment!r} names no time zone; write datetime(..., tzinfo=UTC) or .astimezone()")
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def iso(us: int) -> str:
+    """
+    Microseconds since 1970 as ISO text of fixed width, which sorts as time does.
+
+    >>> iso(0)
+    '1970-01-01T00:00:00.000000Z'
+    """
+    return as_datetime(us).isoformat(timespec="microseconds")[:26] + "Z"
