@@ -13,7 +13,7 @@ from pathlib import Path
 
 PACKAGE = "everstep"
 FLOORS: dict[str, float] = {
-    **dict.fromkeys(["errors", "clock", "ids", "codec", "log", "settings"], 0),
+    **dict.fromkeys(["errors", "durations", "clock", "ids", "codec", "log", "settings"], 0),
     "core": 1,
     "store": 2,
     "engine": 3,
