@@ -1,0 +1,1 @@
+"""Steps: ordinary functions that are run by requests and messages."""
