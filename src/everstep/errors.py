@@ -281,6 +281,18 @@ class UpdateError(EverstepError):
         super().__init__(f"op {op} ({type}{at}) expected {expected}, found {found}; nothing was changed")
 
 
+class NotEncodable(EverstepError, TypeError):
+    """A value cannot be written so that it comes back as what it is."""
+
+    def __init__(self, where: str, *, found: str, why: str, path: str = "", remedy: str = "") -> None:
+        self.where = where
+        self.found = found
+        self.path = path
+        at = f" at {path}" if path else ""
+        instead = f" {remedy}" if remedy else ""
+        super().__init__(f"{where or 'a value'}: {found}{at} cannot be kept: {why}.{instead}")
+
+
 class GroupMissing(EverstepError):
     """A message for a FIFO topic came without its group id."""
 
