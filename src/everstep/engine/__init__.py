@@ -1,0 +1,1 @@
+"""Motion: turns, attempts, commits and the worker that drives them."""

@@ -1,0 +1,1 @@
+"""Memory: what a run must remember, and the stores that keep it."""
