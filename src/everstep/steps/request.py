@@ -5,7 +5,7 @@ words: ``req.get("body")``, ``req["pathParams"]``, ``req.queryParams``.  The
 HTTP room fills one with plain data; `accept` makes it what the trigger
 declared, or names everything that is wrong with it.
 
-Floor 5.  May import: triggers, validator, codec.  Imported by: steps, http.
+Floor 5.  May import: triggers, validator, errors.  Imported by: steps, http.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
-from everstep.codec import codec_for
 from everstep.errors import did_you_mean
 from everstep.steps.triggers import HttpTrigger
-from everstep.steps.validator import InvalidInput, Validator, plain_json, plain_value
+from everstep.steps.validator import PLAIN, InvalidInput, Validator, plain_json, plain_value
 
 T = TypeVar("T")
 
@@ -189,7 +188,7 @@ def _read(values: list[str], schema: Mapping[str, Any], *, plain: bool) -> Any:
     text = values[-1]
     if plain and schema.get("type") in ("integer", "number", "boolean"):
         try:
-            return codec_for(Any).decode(text.encode())
+            return PLAIN.decode(text.encode())
         except ValueError:
             return text  # the schema will say what it is not
     return text
@@ -221,7 +220,7 @@ def dump_request(request: Request[Any]) -> bytes:
 
 def load_request(data: bytes) -> Request[Any]:
     """The request `dump_request` wrote."""
-    facts: dict[str, Any] = codec_for(Any).decode(data)
+    facts: dict[str, Any] = PLAIN.decode(data)
     raw = b64decode(facts["raw"])
     return Request(
         body=facts.get("body", raw),
@@ -252,6 +251,6 @@ def dump_response(response: Response) -> bytes:
 
 def load_response(data: bytes) -> Response:
     """The response `dump_response` wrote."""
-    facts: dict[str, Any] = codec_for(Any).decode(data)
+    facts: dict[str, Any] = PLAIN.decode(data)
     body = b64decode(facts["raw"]) if "raw" in facts else facts["body"]
     return Response(body, facts["status"], facts["headers"] or None)

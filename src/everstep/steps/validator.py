@@ -22,8 +22,11 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import PydanticSerializationError
 
-from everstep.codec import codec_for
+from everstep.codec import Codec
 from everstep.errors import ConfigError, EverstepError, NotEncodable
+
+PLAIN: Codec[Any] = Codec(Any)
+"""Plain JSON, and bytes as they are: values no type is declared for."""
 
 _LONGEST = 200  # a message may quote the value it refuses; nobody wants all of it
 
@@ -113,12 +116,12 @@ def plain_json(value: Any, where: str = "") -> bytes:
             return _adapter(kind).dump_json(value, by_alias=True)
         except PydanticSerializationError as error:
             raise NotEncodable(where, found=f"a {kind.__name__}", why=str(error)) from error
-    return codec_for(Any).encode(value, where)
+    return PLAIN.encode(value, where)
 
 
 def plain_value(value: Any, where: str = "") -> Any:
     """A value as the JSON data it will be: models become dicts."""
-    return codec_for(Any).decode(plain_json(value, where))
+    return PLAIN.decode(plain_json(value, where))
 
 
 class TypeValidator:
@@ -198,7 +201,7 @@ def load_plain(data: bytes, at: str = "input") -> Any:
         InvalidInput: They are no JSON.
     """
     try:
-        return codec_for(Any).decode(data)
+        return PLAIN.decode(data)
     except ValueError as error:
         raise InvalidInput([Fault(at, f"is not JSON: {error}")]) from error
 
