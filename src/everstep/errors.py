@@ -271,14 +271,16 @@ class NotAStore(StoreError):
 class UpdateError(EverstepError):
     """An update of a value could not be applied; none of its ops was."""
 
-    def __init__(self, *, op: int, type: str, path: str, expected: str, found: str) -> None:
+    def __init__(self, *, op: int, type: str, path: str, expected: str, found: str, hint: str = "") -> None:
         self.op = op
         self.type = type
         self.path = path
         self.expected = expected
         self.found = found
         at = f" at {path!r}" if path else ""
-        super().__init__(f"op {op} ({type}{at}) expected {expected}, found {found}; nothing was changed")
+        super().__init__(
+            f"op {op} ({type}{at}) expected {expected}, found {found}; nothing was changed.{hint}"
+        )
 
 
 class NotEncodable(EverstepError, TypeError):
