@@ -1,0 +1,446 @@
+"""What a Step does to the world through us, and what a retry repeats of it.
+
+Three ways, one class:
+
+* *live* (the default): durable and visible when the await returns.  In retry
+  mode each effect is also remembered by its content: kind, target, key,
+  fingerprint and how often this attempt has asked for just that.  On the next
+  attempt an equal enqueue or relative update is skipped and answers its
+  recorded result; an absolute write (set, delete) is skipped only while it is
+  this run's latest write of that key.  Position plays no part: a retry may
+  take another path through the code.
+* *gathered* (`atomic`, or ``effects="on_success"``): kept here, seen by this
+  attempt's own reads, and committed together; nothing of it on an error.
+* *request mode* (no run): live or gathered, nothing remembered.
+
+A remembered effect is a journal entry in a lane that names it
+(``~set/orders/o-1/<fingerprint>``), its `seq` the order among this run's effects.
+
+Floor 3.  May import: store.base, core, floor 0.  Imported by: engine, steps, http.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random as _random
+import uuid as _uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from everstep.clock import as_datetime
+from everstep.codec import codec_for
+from everstep.core import journal
+from everstep.core.batch import (
+    Applied,
+    Batch,
+    Change,
+    KvClear,
+    KvDelete,
+    KvSet,
+    KvUpdate,
+    Outcome,
+    Publish,
+    Refused,
+    Run,
+    Unknown,
+)
+from everstep.core.journal import Entry
+from everstep.core.retry import Retry
+from everstep.core.updates import apply as apply_ops
+from everstep.core.updates import validate_ops
+from everstep.durations import Duration, micros
+from everstep.engine.calls import Call, perform
+from everstep.engine.committer import Committer
+from everstep.errors import ContextClosed, EverstepError, Fenced, GroupMissing, StoreError, TerminalError
+from everstep.ids import new_id, seeded_random, seeded_uuid
+from everstep.store.base import Store
+
+_JSON = codec_for(Any)
+WRITES = frozenset({"set", "delete"})  # absolute: the last one of a key wins
+_ONCE = Retry(attempts=1)
+TOUCHES = WRITES | {"update", "clear"}
+
+
+def refusal(outcome: Outcome) -> Exception:
+    """The error that says why a batch was not applied."""
+    if isinstance(outcome, Unknown):
+        return StoreError(f"the store was lost while committing; it may have been applied: {outcome.reason}")
+    assert isinstance(outcome, Refused)
+    match outcome.why:
+        case "run_epoch" | "worker_epoch":
+            return Fenced(
+                "this attempt no longer owns its run: it took longer than its timeout, was cancelled, or "
+                "another worker took over. Nothing of this effect was applied."
+            )
+        case "group_missing":
+            topic, step = outcome.current
+            return GroupMissing(topic, step=step)
+        case _ if isinstance(outcome.current, Exception):
+            return outcome.current
+        case why:
+            return EverstepError(f"the commit was refused ({why}): {outcome.current!r}")
+
+
+class Effects:
+    """The effects of one attempt or one request."""
+
+    def __init__(
+        self,
+        store: Store,
+        committer: Committer,
+        *,
+        run: Run | None = None,
+        remembered: Sequence[Entry] = (),
+        gather: bool = False,
+        trace: str = "",
+    ) -> None:
+        self._store = store
+        self._committer = committer
+        self._run = run
+        self.trace = run.trace if run is not None else trace
+        self._depth = 1 if gather else 0
+        self._changes: list[Change] = []
+        self._entries: list[Entry] = []
+        self._own: dict[tuple[str, str], bytes | None] = {}  # gathered writes, for our own reads
+        self._cleared: set[str] = set()
+        self._asked: dict[str, int] = {}  # lane -> how often this attempt asked for it
+        self._known = {(e.lane, e.pos): e for e in remembered}
+        self._latest: dict[tuple[str, str], tuple[str, int]] = {}
+        self._notes: list[Entry] = []  # remembered facts that travel with the next commit
+        self._seq = 0
+        self._closed = ""
+        for entry in sorted(remembered, key=lambda e: e.seq or 0):
+            self._seq = max(self._seq, entry.seq or 0)
+            if entry.kind in TOUCHES:
+                self._touch(entry.name, (entry.lane, entry.pos))
+
+    # ---- remembering
+
+    def _touch(self, name: str, address: tuple[str, int]) -> None:
+        group, _, key = name.partition("/")
+        self._latest[group, key] = address
+
+    def _recall(self, kind: str, name: str, facts: bytes) -> tuple[Entry, bool]:
+        """The entry of this effect, and whether an earlier attempt already had it."""
+        digest = hashlib.blake2b(facts, digest_size=8).hexdigest()
+        lane = f"~{kind}/{name}/{digest}"
+        pos = self._asked.get(lane, 0) + 1
+        self._asked[lane] = pos
+        known = self._known.get((lane, pos))
+        if known is not None:
+            group, _, key = name.partition("/")
+            if kind not in WRITES or self._latest.get((group, key)) == (lane, pos):
+                return known, True
+        return Entry(lane, pos, kind, name, int(digest, 16) >> 1, None, 0, journal.RESULT, None), False
+
+    async def _do(self, change: Change, entry: Entry) -> Any:
+        """Commit one effect now, or gather it."""
+        if self._depth:
+            self._changes.append(change)
+            self._entries.append(entry)
+            return None
+        return (await self._commit([change], [entry]))[0]
+
+    async def _commit(self, changes: list[Change], entries: list[Entry]) -> list[Any]:
+        self._open()
+        run = self._run
+        batch = Batch(changes=changes, size=_size(changes))
+        if run is not None:
+            entries = self._numbered(entries)
+            batch.run, batch.epoch, batch.entries = run.id, run.epoch, entries
+        outcome = await self._committer.commit(batch)
+        if not isinstance(outcome, Applied):
+            raise refusal(outcome)
+        for entry in entries:
+            self._known[entry.lane, entry.pos] = entry
+            if entry.kind in TOUCHES:
+                self._touch(entry.name, (entry.lane, entry.pos))
+        return outcome.results
+
+    def _numbered(self, entries: list[Entry]) -> list[Entry]:
+        entries = entries + self._notes
+        self._notes = []
+        now = self._store.now()
+        for entry in entries:
+            self._seq += 1
+            entry.seq, entry.at = self._seq, now
+        return entries
+
+    def _open(self) -> None:
+        if self._closed:
+            raise ContextClosed("an effect", why=self._closed)
+
+    def close(self, why: str) -> None:
+        """Refuse every later effect: the attempt is over."""
+        self._closed = why
+
+    def take(self) -> tuple[list[Change], list[Entry]]:
+        """What was gathered and not committed, for the batch that ends the attempt; now it is yours."""
+        changes, entries = self._changes, self._entries
+        self._drop()
+        return changes, self._numbered(entries)
+
+    def _drop(self) -> None:
+        self._changes, self._entries = [], []
+        self._own.clear()
+        self._cleared.clear()
+
+    async def flush(self) -> None:
+        """Commit what was gathered (the end of a request, of an `atomic` block)."""
+        changes, entries = self._changes, self._entries
+        self._drop()
+        if changes or entries:
+            await self._commit(changes, entries)
+
+    @asynccontextmanager
+    async def atomic(self) -> AsyncIterator[None]:
+        """Gather the effects of the block and commit them together at its end; on an error, none."""
+        if self._depth:  # already gathered by something wider
+            yield
+            return
+        self._depth = 1
+        asked = dict(self._asked)
+        try:
+            yield
+        except BaseException:
+            self._drop()
+            self._asked = asked  # what was dropped was never asked for
+            raise
+        finally:
+            self._depth = 0
+        await self.flush()
+
+    # ---- state
+
+    async def kv_get(self, group: str, key: str) -> bytes | None:
+        """One value, with this attempt's gathered writes in it."""
+        self._open()
+        if (group, key) in self._own:
+            return self._own[group, key]
+        if group in self._cleared:
+            return None
+        row = await self._store.kv_get(group, key)
+        return None if row is None else row.value
+
+    async def kv_list(self, group: str) -> list[tuple[str, bytes]]:
+        """All of a group, by key, with gathered writes in it."""
+        self._open()
+        rows = {} if group in self._cleared else {r.key: r.value for r in await self._store.kv_list(group)}
+        for (own_group, key), value in self._own.items():
+            if own_group == group:
+                if value is None:
+                    rows.pop(key, None)
+                else:
+                    rows[key] = value
+        return sorted(rows.items())
+
+    async def kv_groups(self) -> list[str]:
+        """Every group that has a key (gathered writes are not in it yet)."""
+        self._open()
+        return [group for group, _ in await self._store.kv_groups()]
+
+    async def kv_set(self, group: str, key: str, value: bytes) -> bytes | None:
+        """Write one value; answers the old one."""
+        self._open()
+        entry, known = self._recall("set", f"{group}/{key}", value)
+        if known:
+            return entry.value
+        old = await self._before(group, key)
+        result: bytes | None = await self._do(KvSet(group, key, value), entry)
+        return self._gathered(group, key, old, value) if self._depth else result
+
+    async def kv_delete(self, group: str, key: str) -> bytes | None:
+        """Remove one value; answers it."""
+        self._open()
+        entry, known = self._recall("delete", f"{group}/{key}", b"")
+        if known:
+            return entry.value
+        old = await self._before(group, key)
+        result: bytes | None = await self._do(KvDelete(group, key), entry)
+        return self._gathered(group, key, old, None) if self._depth else result
+
+    async def kv_update(
+        self, group: str, key: str, ops: Sequence[Mapping[str, Any]]
+    ) -> tuple[bytes | None, bytes]:
+        """
+        Apply relative operations; answers (old, new).
+
+        Gathered, the answer is what this attempt sees; the operations are
+        applied to what is there when they are committed.
+
+        Raises:
+            UpdateError: The operations do not fit the value; nothing was changed.
+        """
+        self._open()
+        validate_ops(ops)
+        entry, known = self._recall("update", f"{group}/{key}", _JSON.encode([dict(op) for op in ops]))
+        if known:
+            assert entry.value is not None
+            old, new = _JSON.decode(entry.value)
+            return (None if old is None else _JSON.encode(old)), _JSON.encode(new)
+        before = await self._before(group, key)
+        if self._depth:
+            after = _JSON.encode(apply_ops(None if before is None else _JSON.decode(before), ops))
+            await self._do(KvUpdate(group, key, ops), entry)
+            self._own[group, key] = after
+            return before, after
+        result: tuple[bytes | None, bytes] = await self._do(KvUpdate(group, key, ops), entry)
+        return result
+
+    async def kv_clear(self, group: str) -> int:
+        """Remove a group; answers how many keys went."""
+        self._open()
+        entry, known = self._recall("clear", group, b"")
+        if known:
+            return int(_JSON.decode(entry.value or b"0"))
+        if self._depth:
+            count = len(await self.kv_list(group))
+            await self._do(KvClear(group), entry)
+            self._cleared.add(group)
+            for name in [n for n in self._own if n[0] == group]:
+                del self._own[name]
+            return count
+        return int(await self._do(KvClear(group), entry))
+
+    async def _before(self, group: str, key: str) -> bytes | None:
+        return await self.kv_get(group, key) if self._depth else None
+
+    def _gathered(self, group: str, key: str, old: bytes | None, new: bytes | None) -> bytes | None:
+        self._own[group, key] = new
+        return old
+
+    # ---- messages
+
+    async def publish(
+        self,
+        topic: str,
+        data: bytes,
+        *,
+        group: str | None = None,
+        delay: int | None = None,
+        priority: int = 0,
+    ) -> str:
+        """
+        Give every Step on *topic* a copy; answers the message id.
+
+        Args:
+            delay: Microseconds before it is visible; None: what each Step's config says.
+
+        Raises:
+            GroupMissing: A FIFO Step reads this topic and *group* is None.
+        """
+        self._open()
+        facts = b"%b|%d|%d|%b" % ((group or "").encode(), delay or 0, priority, data)
+        entry, known = self._recall("enqueue", topic, facts)
+        if known:
+            return str(_JSON.decode(entry.value or b'""'))
+        message = new_id("m")
+        hops = self._run.hops if self._run is not None else 0
+        if self._depth:
+            entry.state, entry.value = journal.OK, _JSON.encode(message)
+        await self._do(Publish(message, topic, data, group, delay, priority, hops, self.trace), entry)
+        return message
+
+    # ---- work and nondeterminism
+
+    async def run(
+        self,
+        fn: Callable[..., Any],
+        *args: Any,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        process: bool = False,
+    ) -> Any:
+        """
+        Run *fn* once for this run: an equal call of a later attempt answers the kept result.
+
+        Without *retry* it is tried once, and its error is the handler's: the
+        attempt fails and the Step is tried again by the Step's own policy.
+        """
+        self._open()
+        policy = retry if retry is not None else _ONCE
+        call = Call(fn, args, name, policy, None if timeout is None else micros(timeout), process)
+        entry, known = self._recall("run", call.name, b"%d" % call.fingerprint())
+        if not known:
+            rid = self._run.rid if self._run is not None else self.trace
+            call.key = f"{rid}:{entry.lane}.{entry.pos}"
+            report = _Report()
+            await asyncio.create_task(perform(call, report))
+            if report.error is not None:
+                if retry is None or isinstance(report.error, TerminalError):
+                    raise report.error
+                raise call.gave_up(report.error)
+            entry.state, entry.value = journal.OK, call.value
+            if self._run is not None:
+                # Durable before the code after it runs, also inside an atomic
+                # block: what happened outside cannot be gathered.
+                await self._commit([], [entry])
+        call.recall(entry)
+        return call.answer
+
+    def uuid(self) -> _uuid.UUID:
+        """A random-looking UUID, the same one on every attempt."""
+        if self._run is None:
+            return _uuid.uuid4()
+        return seeded_uuid(*self._seed("uuid"))
+
+    def random(self) -> float:
+        """A number in [0, 1), the same one on every attempt."""
+        if self._run is None:
+            return _random.random()
+        return seeded_random(*self._seed("random"))
+
+    def now(self) -> datetime:
+        """The time; in a run, the time of its first attempt's first claim plus what was asked before."""
+        if self._run is None:
+            return as_datetime(self._store.now())
+        lane = "~now"
+        pos = self._asked.get(lane, 0) + 1
+        self._asked[lane] = pos
+        known = self._known.get((lane, pos))
+        if known is None:
+            known = Entry(lane, pos, "now", "now", 0, None, self._store.now(), journal.OK, None)
+            known.value = _JSON.encode(known.at)
+            self._known[lane, pos] = known
+            self._notes.append(known)
+        return as_datetime(_JSON.decode(known.value or b"0"))
+
+    def _seed(self, kind: str) -> tuple[str, str]:
+        assert self._run is not None
+        number = self._asked.get(f"~{kind}", 0) + 1
+        self._asked[f"~{kind}"] = number
+        return f"{self._run.rid}/{self._run.generation}", f"{kind}.{number}"
+
+
+class _Report:
+    """Hears how a call of `Effects.run` went."""
+
+    error: BaseException | None = None
+
+    def succeeded(self, call: Call, result: Any) -> None:
+        call.succeed(result)
+
+    def failed(self, call: Call, error: BaseException, again: int | None) -> bool:
+        if again is None:
+            self.error = error
+        return again is not None
+
+    def broke(self, error: Exception) -> None:
+        self.error = error
+
+
+def _size(changes: Sequence[Change]) -> int:
+    size = 64
+    for change in changes:
+        match change:
+            case KvSet():
+                size += len(change.value)
+            case Publish():
+                size += len(change.data)
+            case _:
+                size += 100
+    return size

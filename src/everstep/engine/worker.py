@@ -1,0 +1,482 @@
+"""The worker of one process: claims what it has room for, drives it, and hands it back.
+
+It claims with the commits it makes anyway, never more than its free slots, in
+all and for each handler.  It proves that it lives by a counter and a lock,
+and takes over from others that do neither: a free lock is a dead process, at
+once; a counter that stood still for a lease, judged on the observer's own
+clock, is one that hangs.  Whoever was taken from commits nothing more.
+
+Floor 3.  May import: store.base, core, floor 0.  Imported by: engine.engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from everstep.engine.turn import Turn, TurnEnd
+
+from everstep.clock import Clock
+from everstep.core.batch import Asked, Batch, Mode, Outcome, Release, Run
+from everstep.core.failure import encode_error
+from everstep.core.status import Status
+from everstep.engine.attempt import AttemptRun
+from everstep.engine.committer import Committer, Done
+from everstep.engine.doorbell import Doorbell
+from everstep.engine.registry import Registry
+from everstep.errors import EverstepError, StoreUnavailable
+from everstep.log import Logger
+from everstep.settings import Settings
+from everstep.store.base import Claim, Committed, Store, WorkerRow
+
+KEPT = 10_000  # parked turns that stay in memory
+LOOK = 1.0  # seconds between looks of one's own accord
+_log = Logger("everstep.worker")
+
+
+class Drive(Protocol):
+    """A turn or an attempt, as the worker sees it."""
+
+    def ask(self, what: Asked) -> None: ...
+    def drain(self) -> None: ...
+    def fence(self) -> None: ...
+
+
+class Worker:
+    """Owner of the committer and host of turns and attempts."""
+
+    def __init__(self, store: Store, registry: Registry, settings: Settings, clock: Clock, name: str) -> None:
+        self.store = store
+        self.registry = registry
+        self.settings = settings
+        self.clock = clock
+        self.name = name
+        self.committer = Committer(store, self)
+        self.evict_always = settings.evict == "always"
+        self.ended: Callable[[Run], None] = lambda run: None  # set by the engine: somebody may wait for it
+        self.lost: str = ""  # why the store takes no writes, "" when it does
+        self.repairs = 0
+        self._bell = Doorbell()
+        self._drives: dict[int, Drive] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._parked: OrderedDict[int, Turn] = OrderedDict()
+        self._busy: Counter[str] = Counter()
+        self._total = 0
+        self._maybe: set[str] = set()  # handlers that may have ready runs
+        self._look = False  # something may have fallen due
+        self._working = False
+        self._draining = False
+        self._seen: dict[int, tuple[int, float]] = {}  # other workers: counter, and when it moved
+        self._others: list[WorkerRow] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due: int | None = None
+        self._ring_soon: asyncio.TimerHandle | None = None
+        self._loops: list[asyncio.Task[None]] = []
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # ---- life
+
+    async def start(self, *, work: bool) -> None:
+        """Register, take over from the dead, begin to claim."""
+        await self._bell.hang(self._rung)
+        handlers = self.registry.names if work else ()
+        if work:
+            await self.store.subscribe(self.registry.subscriptions, handlers)
+        self.committer.worker = await self.store.register(
+            self.name, self._bell.address if work else "", handlers
+        )
+        self.committer.start()
+        self._working = work
+        await self._observe()
+        spawn = asyncio.get_running_loop().create_task
+        self._loops = [spawn(self._beat(), name="everstep-beat"), spawn(self._watch(), name="everstep-watch")]
+        if work:
+            self._loops.append(spawn(self._sweep(), name="everstep-sweep"))
+        self._rung()
+
+    async def stop(self) -> None:
+        """Stop claiming, let what runs end within the drain time, give the rest back, leave."""
+        self._draining = True
+        for drive in list(self._drives.values()):
+            if isinstance(drive, Turn):
+                drive.drain()
+        if not await self._idle_within(self.settings.drain):
+            _log.warning("giving back what did not end in time", {"runs": len(self._drives)})
+            for drive in list(self._drives.values()):
+                drive.fence() if isinstance(drive, Turn) else drive.drain()
+            if not await self._idle_within(5):
+                _log.error("left behind runs that would not stop", {"runs": len(self._drives)})
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        for turn in self._parked.values():
+            turn.evict()
+        self._parked.clear()
+        for handle in (self._timer, self._ring_soon):
+            if handle is not None:
+                handle.cancel()
+        await self.committer.stop()
+        if self.committer.worker is not None:
+            try:
+                await self.store.retire(self.committer.worker)
+            except StoreUnavailable as error:
+                _log.error("the store is gone; others will take over", {"error": str(error)})
+        self._ring_others()
+        self._bell.close()
+
+    async def _idle_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def draining(self) -> bool:
+        """True once `stop` began."""
+        return self._draining
+
+    @property
+    def running(self) -> int:
+        """How many runs are being driven here."""
+        return self._total
+
+    # ---- Host: what turns and attempts need
+
+    def now(self) -> int:
+        """The store's clock."""
+        return self.store.now()
+
+    def commit(self, batch: Batch, done: Done) -> None:
+        """Group commit with a callback."""
+        self.committer.submit(batch, done)
+
+    def at(self, due_us: int, fn: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call *fn* once the store's clock has reached *due_us*; never early."""
+        loop = asyncio.get_running_loop()
+        delay = max(0.0, (due_us - self.store.now()) / 1e6)
+
+        def fire() -> None:
+            if self.store.now() < due_us:
+                self.at(due_us, fn)
+            else:
+                fn()
+
+        return loop.call_later(min(delay, 60.0), fire)
+
+    # ---- Owner: what the committer asks and tells
+
+    def room(self, handler: str) -> int:
+        """Free slots for a handler."""
+        free = self.settings.concurrency - self._total
+        found = self.registry.get(handler)
+        if found is None or not self._working or self._draining:
+            return 0
+        if found.concurrency is not None:
+            free = min(free, found.concurrency - self._busy[handler])
+        return max(free, 0)
+
+    def wanted(self) -> Claim | None:
+        """What may be claimed now."""
+        free = self.settings.concurrency - self._total
+        if not self._working or self._draining or self.lost or free <= 0:
+            return None
+        handlers = {name: room for name in self._maybe if (room := self.room(name)) > 0}
+        if not handlers and not self._look:
+            return None
+        self._look = False
+        return Claim(free, handlers)
+
+    def committed(self, done: Committed, wanted: Claim | None) -> None:
+        """Start what was claimed; know what may be ready; ring for what we cannot take."""
+        if done.claimed:
+            claimed = Counter(run.handler for run in done.claimed)
+            for run in done.claimed:
+                self.take(run)
+        else:
+            claimed = Counter()
+        if wanted is not None:
+            for name, room in wanted.handlers.items():
+                if claimed[name] < room and sum(claimed.values()) < wanted.total:
+                    self._maybe.discard(name)
+        if done.ready:
+            self._hear(done.ready)
+        for run in done.ended:
+            self.ended(run)
+        if done.due is not None:
+            self._arm(done.due)
+        if done.asked:
+            self._deliver_asked()
+        if done.outcomes and self.committer.worker is not None and self._is_fenced(done):
+            self._fenced()
+
+    def _is_fenced(self, done: Committed) -> bool:
+        first = done.outcomes[0]
+        return getattr(first, "why", None) == "worker_epoch"
+
+    def _hear(self, ready: Iterable[str]) -> None:
+        mine = {name for name in ready if self.registry.get(name) is not None} if self._working else set()
+        self._maybe |= mine
+        if any(self.room(name) > 0 for name in mine):
+            self.committer.kick()
+        if any(self.room(name) <= 0 for name in ready):
+            self._ring_later()
+
+    def store_lost(self, error: StoreUnavailable) -> None:
+        """Say it once; no claims until it is back."""
+        if not self.lost:
+            _log.error("the store takes no writes; waiting for it", {"error": str(error)})
+        self.lost = str(error)
+
+    def store_back(self) -> None:
+        """Go on."""
+        if self.lost:
+            _log.info("the store takes writes again")
+        self.lost = ""
+        self._rung()
+
+    # ---- driving
+
+    def take(self, run: Run) -> None:
+        """Drive a run that is ours."""
+        handler = self.registry.get(run.handler)
+        if handler is None:  # claimed for us by nobody's mistake but a deploy's: hand it back
+            self.committer.submit(self._give_back(run), _ignore)
+            return
+        self._total += 1
+        self._busy[run.handler] += 1
+        self._idle.clear()
+        work: asyncio.Task[None]
+        if run.mode == Mode.REPLAY:
+            turn = self._parked.pop(run.id, None)
+            if turn is not None and turn.run.epoch + 1 != run.epoch:
+                turn.evict()
+                turn = None
+            resumed = turn is not None
+            turn = turn if turn is not None else Turn(self, run, handler)
+            self._drives[run.id] = turn
+            work = asyncio.create_task(self._turn(turn, run, resumed=resumed))
+        else:
+            attempt = AttemptRun(self, run, handler)
+            self._drives[run.id] = attempt
+            work = asyncio.create_task(self._attempt(attempt))
+        self._tasks.add(work)
+        work.add_done_callback(self._tasks.discard)
+
+    def _give_back(self, run: Run) -> Batch:
+        missing = EverstepError(
+            f"this process has no handler '{run.handler}'; it has {', '.join(self.registry.names) or 'none'}"
+        )
+        return Batch(
+            run=run.id, epoch=run.epoch, changes=[Release(delay=5_000_000, error=encode_error(missing))]
+        )
+
+    async def _turn(self, turn: Turn, run: Run, *, resumed: bool) -> None:
+        try:
+            if run.asked and not resumed:
+                turn.ask(Asked(run.asked))
+            end = await (turn.resume(run) if resumed else turn.drive())
+            if end is TurnEnd.PARKED and not self.evict_always and not self._draining:
+                self._keep(turn)
+        except Exception as error:
+            self._broken(run, error)
+        finally:
+            self._freed(run)
+
+    def _keep(self, turn: Turn) -> None:
+        self._parked[turn.run.id] = turn
+        while len(self._parked) > KEPT:
+            _, oldest = self._parked.popitem(last=False)
+            oldest.evict()
+
+    async def _attempt(self, attempt: AttemptRun) -> None:
+        try:
+            await attempt.drive()
+        except Exception as error:
+            self._broken(attempt.run, error)
+        finally:
+            self._freed(attempt.run)
+
+    def _broken(self, run: Run, error: Exception) -> None:
+        """A defect of ours: set the run aside rather than lose it."""
+        _log.exception("a run could not be driven", {"run": run.rid, "error": repr(error)})
+        aside = Batch(
+            run=run.id, epoch=run.epoch, changes=[Release(event="attention", error=encode_error(error))]
+        )
+        self.committer.submit(aside, _ignore)
+
+    def _freed(self, run: Run) -> None:
+        self._drives.pop(run.id, None)
+        self._total -= 1
+        self._busy[run.handler] -= 1
+        if not self._total:
+            self._idle.set()
+        if self._maybe or self._look:
+            self.committer.kick()
+
+    # ---- time
+
+    def _arm(self, due: int) -> None:
+        """Look again when the earliest due time has come."""
+        if self._timer_due is not None and self._timer_due <= due:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due = due
+        self._timer = self.at(due, self._fell_due)
+
+    def _fell_due(self) -> None:
+        self._timer = self._timer_due = None
+        self._look = True
+        self.committer.kick()
+        self._spawn(self._next_due())
+
+    async def _next_due(self) -> None:
+        due = await self.store.next_due()
+        if due is not None:
+            # One that is due already is being promoted: look again shortly.
+            self._arm(max(due, self.store.now() + 20_000))
+
+    def _spawn(self, work: object) -> None:
+        async def quietly() -> None:
+            try:
+                await work  # type: ignore[misc]
+            except StoreUnavailable as error:
+                self.store_lost(error)
+
+        task = asyncio.create_task(quietly())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ---- other processes
+
+    def _rung(self) -> None:
+        """Somebody says there may be work."""
+        self._maybe.update(self.registry.names)
+        self._look = True
+        self.committer.kick()
+        self._deliver_asked()
+        self._spawn(self._next_due())
+
+    def _ring_later(self) -> None:
+        if self._ring_soon is None:
+            self._ring_soon = asyncio.get_running_loop().call_later(0.002, self._ring_others)
+
+    def _ring_others(self) -> None:
+        self._ring_soon = None
+        self._bell.ring(row.address for row in self._others if row.alive)
+
+    async def ring_all(self) -> None:
+        """Ring every worker there is, also one that started a moment ago."""
+        self._bell.ring(row.address for row in await self.store.workers() if row.alive)
+
+    def _deliver_asked(self) -> None:
+        async def look() -> None:
+            if self.committer.worker is None:
+                return
+            for run in await self.store.asked(self.committer.worker):
+                drive = self._drives.get(run.id)
+                if drive is not None and run.asked and run.status == Status.RUNNING:
+                    drive.ask(Asked(run.asked))
+
+        if self._working and self._drives:
+            self._spawn(look())
+
+    async def _beat(self) -> None:
+        """Raise our counter three times a lease."""
+        while True:
+            await asyncio.sleep(self.settings.lease / 3)
+            worker = self.committer.worker
+            try:
+                if worker is not None and not await self.store.beat(worker):
+                    self._fenced()
+            except StoreUnavailable as error:
+                self.store_lost(error)
+            except Exception as error:
+                _log.error("no heartbeat", {"error": repr(error)})
+
+    def _fenced(self) -> None:
+        """We were declared dead: forget what we had, come back as somebody new."""
+        if self.committer.worker is None:
+            return
+        _log.error("this worker was declared dead (it hung, or the clock stood still); starting anew")
+        self.committer.worker = None
+        for drive in list(self._drives.values()):
+            drive.fence()
+        for turn in self._parked.values():
+            turn.evict()
+        self._parked.clear()
+        self._spawn(self._again())
+
+    async def _again(self) -> None:
+        working, self._working = self._working, False
+        handlers = self.registry.names if working else ()
+        while self.committer.worker is None:
+            try:
+                self.committer.worker = await self.store.register(self.name, self._bell.address, handlers)
+            except StoreUnavailable as error:
+                self.store_lost(error)
+                await asyncio.sleep(0.5)
+        self._working = working
+        self.store_back()
+
+    async def _watch(self) -> None:
+        """Look after other workers, and for work of other processes."""
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                await self._observe()
+            except StoreUnavailable as error:
+                self.store_lost(error)
+            except Exception as error:
+                _log.error("could not look after other workers", {"error": repr(error)})
+            if self._working and not self._draining:
+                self._rung()
+
+    async def _observe(self) -> None:
+        """Take over from the dead and from those who stood still for a lease."""
+        self._others = await self.store.workers()
+        me = self.committer.worker.id if self.committer.worker is not None else 0
+        steady = self.clock.monotonic()
+        for row in self._others:
+            if row.id == me or not row.alive:
+                continue
+            beat, since = self._seen.get(row.id, (-1, steady))
+            if row.beat != beat:
+                self._seen[row.id] = (row.beat, steady)
+                since = steady
+            hangs = steady - since > self.settings.lease
+            if hangs or await self.store.dead(row):
+                freed = await self.store.take_over(row)
+                why = "stood still for a lease" if hangs else "is dead"
+                _log.warning(f"worker {row.name} {why}", {"worker": row.id, "runs_taken_over": freed})
+                self._maybe.update(self.registry.names)
+                self.committer.kick()
+
+    async def _sweep(self) -> None:
+        """Once a minute: assert what must always hold, forget what is old."""
+        keep = int(self.settings.retention * 1e6)
+        while True:
+            try:
+                repairs, deleted = await self.store.sweep(keep)
+                if repairs:
+                    self.repairs += repairs
+                    _log.error(
+                        "the sweep repaired what must never be; please report this", {"repairs": repairs}
+                    )
+                    self._rung()
+            except StoreUnavailable as error:
+                self.store_lost(error)
+                deleted = 0
+            except Exception as error:
+                _log.error("the sweep failed", {"error": repr(error)})
+                deleted = 0
+            await asyncio.sleep(1 if deleted >= 500 else 60)
+
+
+def _ignore(outcome: Outcome) -> None:
+    """Nobody waits for this one."""
