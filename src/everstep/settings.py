@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, cast
 
 from everstep.durations import seconds
@@ -58,6 +58,9 @@ class Settings:
     log: Literal["pretty", "json"] = "pretty"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     body_limit: int = 1 << 20
+    requests: int = 1000
+    token: str = field(default="", repr=False)
+    cors: tuple[str, ...] = ()
     drain: float = 25.0
     retention: float = 604_800.0
 
@@ -142,6 +145,11 @@ def _length(value: object) -> float:
     return seconds(cast(Any, value))
 
 
+def _items(value: object) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else cast(Any, value)
+    return tuple(_text(part) for part in parts)
+
+
 def _some_time(value: object) -> float:
     if (length := _length(value)) < 1:
         raise ValueError(value)
@@ -197,6 +205,9 @@ _READERS: dict[str, tuple[Callable[[object], Any], str]] = {
     "log": (_word(*_WORDS["log"]), "pretty or json"),
     "log_level": (_level, "debug, info, warning or error"),
     "body_limit": (_size, "a size such as 1MiB, 512KB or 1048576"),
+    "requests": (_whole(1, 1_000_000), "how many requests are served at once, from 1 to 1000000"),
+    "token": (_text, "a secret that clients of the API send"),
+    "cors": (_items, "origins such as https://shop.example, separated by commas, or *"),
     "drain": (_length, _DURATION),
     "retention": (_length, _DURATION),
 }
