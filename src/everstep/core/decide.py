@@ -23,10 +23,8 @@ Floor 1.  May import: core, floor 0.  Imported by: store.
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 from everstep.codec import codec_for
 from everstep.core.batch import (
@@ -56,172 +54,14 @@ from everstep.core.batch import (
     Settle,
 )
 from everstep.core.journal import OK, RESULT, Entry
+from everstep.core.snapshot import Cell, Promise, Snapshot
 from everstep.core.status import Status, WrongStatus, advance
-from everstep.core.updates import apply_ops
+from everstep.core.updates import apply as apply_ops
+from everstep.core.working import Working
 from everstep.errors import UpdateError
 
 CRASH_LIMIT = 5  # claims without a new entry, then the run is set aside
 _JSON = codec_for(Any)
-
-
-class Subscriber(Protocol):
-    """What `Publish` must know of a subscription (`store.base.Subscription`)."""
-
-    @property
-    def handler(self) -> str: ...
-    @property
-    def fifo(self) -> bool: ...
-    @property
-    def delay(self) -> int: ...
-
-
-@dataclass(slots=True)
-class Key:
-    """The row of a FIFO group or object key: its head, its last position, its length."""
-
-    handler: str
-    key: str
-    head: int = 0  # row id of the run that holds it; 0: nobody yet
-    tail: int = 0  # the last position given
-    length: int = 0  # runs in it, the head included
-
-
-@dataclass(slots=True)
-class Cell:
-    """One value of state in the working copy; `value` None: it does not exist."""
-
-    value: bytes | None = None
-    version: int = 0
-
-
-@dataclass(slots=True)
-class Promise:
-    """A settled promise."""
-
-    run: int
-    name: str
-    state: int
-    value: bytes
-    by: str
-    at: int
-
-
-@dataclass(slots=True)
-class Needs:
-    """What must be read, and locked, before a group can be decided."""
-
-    runs: set[int] = field(default_factory=set)
-    rids: set[str] = field(default_factory=set)
-    keys: set[tuple[str, str]] = field(default_factory=set)
-    cells: set[tuple[str, str]] = field(default_factory=set)
-    groups: set[str] = field(default_factory=set)
-    topics: set[str] = field(default_factory=set)
-    promises: set[tuple[str, str]] = field(default_factory=set)
-    fifo: list[Publish] = field(default_factory=list)
-
-    def more(self, runs: Iterable[Run], subscribers: dict[str, Sequence[Subscriber]]) -> None:
-        """Add what follows from rows: the keys of runs, their parents, the keys of FIFO messages."""
-        for run in runs:
-            if run.key is not None:
-                self.keys.add((run.handler, run.key))
-            if run.parent is not None:
-                self.runs.add(run.parent)
-        for message in self.fifo:
-            for sub in subscribers.get(message.topic, ()):
-                if sub.fifo and message.group is not None:
-                    self.keys.add((sub.handler, message.group))
-
-
-def needs_of(batches: Sequence[Batch]) -> Needs:
-    """What the batches name."""
-    needs = Needs()
-    for batch in batches:
-        if batch.run:
-            needs.runs.add(batch.run)
-        for guard in batch.guards:
-            if isinstance(guard, PromiseOpen):
-                needs.rids.add(guard.rid)
-                needs.promises.add((guard.rid, guard.name))
-            else:
-                needs.cells.add((guard.group, guard.key))
-        for change in batch.changes:
-            _name(change, needs)
-    return needs
-
-
-def created_at_most(batches: Sequence[Batch], subscribers: dict[str, Sequence[Subscriber]]) -> int:
-    """How many run ids a group can use at the most, for stores that fetch ids beforehand."""
-    return sum(
-        len(subscribers.get(change.topic, ())) if isinstance(change, Publish) else 1
-        for batch in batches
-        for change in batch.changes
-        if isinstance(change, Publish | Begin)
-    )
-
-
-def _name(change: object, needs: Needs) -> None:
-    match change:
-        case Publish():
-            needs.topics.add(change.topic)
-            if change.group is not None:
-                needs.fifo.append(change)
-        case KvSet() | KvUpdate() | KvDelete():
-            needs.cells.add((change.group, change.key))
-        case KvClear():
-            needs.groups.add(change.group)
-        case Begin():
-            needs.rids.add(change.rid)
-            if change.key is not None:
-                needs.keys.add((change.handler, change.key))
-            if change.parent is not None:
-                needs.runs.add(change.parent)
-        case Settle():
-            needs.rids.add(change.rid)
-            needs.promises.add((change.rid, change.name))
-        case Control():
-            needs.rids.add(change.rid)
-        case Due():
-            needs.runs.add(change.run)
-        case _:
-            pass
-
-
-@dataclass(slots=True)
-class Snapshot:
-    """What was read, and then the working copy of the group."""
-
-    runs: dict[int, Run] = field(default_factory=dict)
-    rids: dict[str, Run] = field(default_factory=dict)
-    keys: dict[tuple[str, str], Key] = field(default_factory=dict)
-    cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
-    groups: dict[str, set[str]] = field(default_factory=dict)
-    promises: dict[tuple[int, str], Promise] = field(default_factory=dict)
-    subscribers: dict[str, Sequence[Subscriber]] = field(default_factory=dict)
-    new_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-
-
-@dataclass(slots=True)
-class Plan:
-    """What to write.  Runs, keys and cells are final values; entries replace equal addresses."""
-
-    created: list[Run] = field(default_factory=list)
-    changed: dict[int, Run] = field(default_factory=dict)
-    entries: list[tuple[int, int, Entry]] = field(default_factory=list)
-    keys: set[tuple[str, str]] = field(default_factory=set)
-    advance: set[tuple[str, str]] = field(default_factory=set)
-    cells: set[tuple[str, str]] = field(default_factory=set)
-    promises: list[Promise] = field(default_factory=list)
-    unrouted: list[Publish] = field(default_factory=list)
-    ready: set[str] = field(default_factory=set)
-    ended: list[Run] = field(default_factory=list)
-    asked: list[int] = field(default_factory=list)
-
-    @property
-    def due(self) -> int | None:
-        """The earliest due time among the runs written."""
-        times = [run.due_at for run in self.created if run.due_at is not None]
-        times += [run.due_at for run in self.changed.values() if run.due_at is not None]
-        return min(times, default=None)
 
 
 class _Refusal(Exception):
@@ -235,31 +75,27 @@ class Decider:
     """Judges the batches of one group, one after the other."""
 
     def __init__(self, snapshot: Snapshot, worker: int | None, now: int) -> None:
-        self.snap = snapshot
-        self.plan = Plan()
+        self._work = Working(snapshot, now)
+        self._snap = snapshot
         self._worker = worker
-        self._now = now
-        self._undo: list[tuple[Any, Any, Any]] = []
-        self._new: set[int] = set()
+        self.plan = self._work.plan
 
     def decide(self, batch: Batch) -> Outcome:
         """Apply one batch to the working copy and the plan, or refuse it without a trace."""
         run: Run | None = None
         if batch.run:
-            run = self.snap.runs.get(batch.run)
+            run = self._snap.runs.get(batch.run)
             if run is None or run.epoch != batch.epoch or run.status != Status.RUNNING:
                 return Refused("run_epoch", run.epoch if run is not None else None)
         results: list[Any] | None = None
         if batch.guards or batch.changes:
-            self._undo = undo = []
-            plan = self.plan
-            before = (len(plan.created), len(plan.promises), len(plan.unrouted), len(plan.ended), len(plan.asked))
+            before = self._work.mark()
             try:
                 for guard in batch.guards:
                     self._guard(guard)
                 results = [self._apply(change, run) for change in batch.changes]
             except _Refusal as refusal:
-                self._take_back(undo, before)
+                self._work.take_back(before)
                 return refusal.outcome
         if run is not None and batch.entries:
             if results:
@@ -269,54 +105,25 @@ class Decider:
             for entry in batch.entries:
                 add((run.id, generation, entry))
             if run.claims > 1 and run.status == Status.RUNNING:
-                self._edit(run).claims = 1
+                self._work.edit(run).claims = 1
         return Applied(results) if results else APPLIED
-
-    # ---- the working copy
-
-    def _edit(self, run: Run) -> Run:
-        """Announce that a run's row will change; answers the row to change."""
-        self._undo.append((run, None, copy.copy(run)))
-        if run.id not in self.plan.changed and run.id not in self._new:
-            self._undo.append((self.plan.changed, run.id, None))
-            self.plan.changed[run.id] = run
-        return run
-
-    def _put(self, table: dict[Any, Any], key: Any, value: Any) -> None:
-        self._undo.append((table, key, table.get(key)))
-        table[key] = value
-
-    def _take_back(self, undo: list[tuple[Any, Any, Any]], before: tuple[int, ...]) -> None:
-        for target, key, old in reversed(undo):
-            if isinstance(target, dict):
-                if old is None:
-                    target.pop(key, None)
-                else:
-                    target[key] = old
-            else:  # a row: every field as it was
-                for name in target.__slots__:
-                    setattr(target, name, getattr(old, name))
-        plan = self.plan
-        lists: tuple[list[Any], ...] = (plan.created, plan.promises, plan.unrouted, plan.ended, plan.asked)
-        for items, length in zip(lists, before, strict=True):
-            del items[length:]
 
     # ---- guards
 
     def _guard(self, guard: PromiseOpen | KvVersion) -> None:
         if isinstance(guard, PromiseOpen):
             run = self._known(guard.rid)
-            settled = self.snap.promises.get((run.id, guard.name))
+            settled = self._snap.promises.get((run.id, guard.name))
             if settled is not None:
                 raise _Refusal("promise", settled)
         else:
-            cell = self.snap.cells.get((guard.group, guard.key)) or Cell()
+            cell = self._snap.cells.get((guard.group, guard.key)) or Cell()
             version = cell.version if cell.value is not None else 0
             if version != guard.version:
                 raise _Refusal("kv_version", version)
 
     def _known(self, rid: str) -> Run:
-        run = self.snap.rids.get(rid)
+        run = self._snap.rids.get(rid)
         if run is None:
             raise _Refusal("unknown_run", rid)
         return run
@@ -338,7 +145,7 @@ class Decider:
             case KvClear():
                 return self._clear(change)
             case Due():
-                return self._due(self.snap.runs.get(change.run))
+                return self._due(self._snap.runs.get(change.run))
             case _:
                 pass
         if run is None:
@@ -353,21 +160,13 @@ class Decider:
             case _:
                 raise TypeError(f"no change: {change!r}")
 
-    def _new_run(self, **fields: Any) -> Run:
-        run = Run(id=next(self.snap.new_ids), created_at=self._now, **fields)
-        self._new.add(run.id)
-        self._put(self.snap.rids, run.rid, run)
-        self._put(self.snap.runs, run.id, run)
-        self.plan.created.append(run)
-        return run
-
     def _begin(self, begin: Begin) -> Begun:
-        taken = self.snap.rids.get(begin.rid)
+        taken = self._snap.rids.get(begin.rid)
         if taken is not None:
             if not begin.attach:
                 raise _Refusal("id_taken", taken)
             return Begun(taken, created=False)
-        run = self._new_run(
+        run = self._work.new_run(
             rid=begin.rid,
             handler=begin.handler,
             mode=begin.mode,
@@ -382,15 +181,15 @@ class Decider:
             key=begin.key,
         )
         if begin.delay > 0:
-            run.due_at = self._now + begin.delay
+            run.due_at = self._work.now + begin.delay
         else:
-            self._enter(run)
+            self._work.enter(run)
             if begin.claim and self._worker is not None and run.status == Status.READY:
-                claim(run, self._worker, self._now)
+                claim(run, self._worker, self._work.now)
         return Begun(run, created=True)
 
     def _publish(self, message: Publish) -> Published:
-        subscribers = self.snap.subscribers.get(message.topic, ())
+        subscribers = self._snap.subscribers.get(message.topic, ())
         if not subscribers:
             self.plan.unrouted.append(message)
             return Published(message.mid, ())
@@ -398,7 +197,7 @@ class Decider:
             if sub.fifo and message.group is None:
                 raise _Refusal("group_missing", (message.topic, sub.handler))
             suffix = f"-{number}" if number else ""
-            run = self._new_run(
+            run = self._work.new_run(
                 rid=f"r_{message.mid[2:]}{suffix}",
                 handler=sub.handler,
                 mode=Mode.RETRY,
@@ -412,106 +211,34 @@ class Decider:
             )
             delay = sub.delay if message.delay is None else message.delay
             if delay > 0:
-                run.due_at = self._now + delay
+                run.due_at = self._work.now + delay
             else:
-                self._enter(run)
+                self._work.enter(run)
         return Published(message.mid, tuple(sub.handler for sub in subscribers))
 
-    def _enter(self, run: Run) -> None:
-        """A new or due run: ready at once, or at the end of its key."""
-        run.due_at = None
-        if run.key is None:
-            run.status = Status.READY
-            self.plan.ready.add(run.handler)
-        else:
-            self._join(run)
-
-    def _join(self, run: Run) -> None:
-        assert run.key is not None
-        key = self._key(run)
-        key.tail += 1
-        key.length += 1
-        run.key_pos = key.tail
-        if key.length == 1:
-            key.head = run.id
-            run.status = Status.READY
-            self.plan.ready.add(run.handler)
-        else:
-            run.status = Status.QUEUED
-
-    def _leave(self, run: Run) -> None:
-        if run.key is None or run.key_pos is None:
-            return
-        key = self._key(run)
-        key.length -= 1
-        run.key_pos = None
-        if key.head == run.id:
-            key.head = 0
-            if key.length:
-                self.plan.advance.add((run.handler, run.key))
-                self.plan.ready.add(run.handler)
-
-    def _key(self, run: Run) -> Key:
-        assert run.key is not None
-        name = (run.handler, run.key)
-        key = self.snap.keys.get(name)
-        if key is None:
-            key = Key(run.handler, run.key)
-            self._put(self.snap.keys, name, key)
-        else:
-            self._undo.append((key, None, copy.copy(key)))
-        self.plan.keys.add(name)
-        return key
-
     def _due(self, run: Run | None) -> None:
-        if run is None or run.due_at is None or run.due_at > self._now:
+        if run is None or run.due_at is None or run.due_at > self._work.now:
             return
         if run.status == Status.PARKED:
-            self._wake(run)
+            self._work.wake(run)
         elif run.status == Status.SCHEDULED:
-            self._edit(run)
+            self._work.edit(run)
             if run.key_pos is None:
-                self._enter(run)
+                self._work.enter(run)
             else:  # the head of its key, after a pause between attempts
                 run.due_at = None
                 run.status = Status.READY
                 self.plan.ready.add(run.handler)
 
     def _finish(self, end: Finish, run: Run) -> None:
-        self._edit(run)
+        self._work.edit(run)
         run.status = advance(Status(run.status), end.event)
         run.output = end.output
         run.error = end.error
-        self._end(run)
-
-    def _end(self, run: Run) -> None:
-        run.worker = None
-        run.asked = Asked.NOTHING
-        run.due_at = None
-        run.finished_at = self._now
-        self._leave(run)
-        self.plan.ended.append(run)
-        parent = self.snap.runs.get(run.parent) if run.parent is not None else None
-        if parent is not None:
-            # In the same commit as the child's end: between two commits a crash
-            # would leave a parent waiting for a child that is already gone.
-            self._edit(parent)
-            if parent.waits > 1:
-                parent.waits -= 1
-            else:
-                parent.waits = 0
-                self._wake(parent)
-
-    def _wake(self, run: Run) -> None:
-        self._edit(run)
-        run.wakes += 1
-        if run.status == Status.PARKED:
-            run.status = Status.READY
-            run.due_at = None
-            self.plan.ready.add(run.handler)
+        self._work.end(run)
 
     def _release(self, release: Release, run: Run) -> None:
-        self._edit(run)
+        self._work.edit(run)
         run.worker = None
         run.claims = 0
         run.error = release.error if release.error is not None else run.error
@@ -522,7 +249,7 @@ class Decider:
             run.asked = Asked.NOTHING
         elif release.delay:
             run.status = Status.SCHEDULED
-            run.due_at = self._now + release.delay
+            run.due_at = self._work.now + release.delay
         else:
             run.status = Status.READY
             self.plan.ready.add(run.handler)
@@ -530,7 +257,7 @@ class Decider:
     def _park(self, park: Park, run: Run) -> None:
         if run.wakes != park.wakes:
             raise _Refusal("wakes", run.wakes)
-        self._edit(run)
+        self._work.edit(run)
         run.worker = None
         run.claims = 0
         run.parked_wakes = park.wakes
@@ -539,24 +266,24 @@ class Decider:
 
     def _settle(self, settle: Settle) -> Promise:
         run = self._known(settle.rid)
-        settled = self.snap.promises.get((run.id, settle.name))
+        settled = self._snap.promises.get((run.id, settle.name))
         if settled is not None:
             if (settled.state, settled.value) == (settle.state, settle.value):
                 return settled
             raise _Refusal("promise", settled)
         if Status(run.status).ended:
             raise _Refusal("status", Status(run.status))
-        promise = Promise(run.id, settle.name, settle.state, settle.value, settle.by, self._now)
-        self._put(self.snap.promises, (run.id, settle.name), promise)
+        promise = Promise(run.id, settle.name, settle.state, settle.value, settle.by, self._work.now)
+        self._work.put(self._snap.promises, (run.id, settle.name), promise)
         self.plan.promises.append(promise)
-        self._wake(run)
+        self._work.wake(run)
         return promise
 
     # ---- state
 
     def _cell(self, change: KvSet | KvUpdate | KvDelete) -> Any:
         name = (change.group, change.key)
-        old = self.snap.cells.get(name) or Cell()
+        old = self._snap.cells.get(name) or Cell()
         new: bytes | None
         if isinstance(change, KvSet):
             new = change.value
@@ -564,26 +291,27 @@ class Decider:
             new = None
         else:
             new = _updated(old.value, change)
-        self._put(self.snap.cells, name, Cell(new, max(old.version + 1, self._now)))
+        self._work.put(self._snap.cells, name, Cell(new, max(old.version + 1, self._work.now)))
         self.plan.cells.add(name)
-        if change.group in self.snap.groups:
-            keys = self.snap.groups[change.group]
-            self._put(self.snap.groups, change.group, keys | {change.key} if new is not None else keys - {change.key})
+        if change.group in self._snap.groups:
+            keys = self._snap.groups[change.group]
+            keys = keys - {change.key} if new is None else keys | {change.key}
+            self._work.put(self._snap.groups, change.group, keys)
         return (old.value, new) if isinstance(change, KvUpdate) else old.value
 
     def _clear(self, change: KvClear) -> int:
-        keys = self.snap.groups.get(change.group, set())
+        keys = self._snap.groups.get(change.group, set())
         for key in keys:
-            self._put(self.snap.cells, (change.group, key), Cell(None, 0))
+            self._work.put(self._snap.cells, (change.group, key), Cell(None, 0))
             self.plan.cells.add((change.group, key))
-        self._put(self.snap.groups, change.group, set())
+        self._work.put(self._snap.groups, change.group, set())
         return len(keys)
 
     # ---- control from outside
 
     def _control(self, control: Control) -> Run:
         run = self._known(control.rid)
-        self._edit(run)
+        self._work.edit(run)
         try:
             getattr(self, f"_do_{control.action}")(run, control)
         except WrongStatus as error:
@@ -604,7 +332,7 @@ class Decider:
         else:
             run.status = advance(Status(run.status), "cancel")
             run.error = control.error
-            self._end(run)
+            self._work.end(run)
 
     def _do_pause(self, run: Run, control: Control) -> None:
         if run.status == Status.RUNNING:
@@ -622,7 +350,7 @@ class Decider:
         advance(Status(run.status), "resume")
         run.claims = 0
         run.attempt = 0
-        self._again(run)
+        self._work.again(run)
 
     def _do_redrive(self, run: Run, control: Control) -> None:
         advance(Status(run.status), "redrive")
@@ -633,7 +361,7 @@ class Decider:
         run.output = None
         if control.input is not None:
             run.input = control.input
-        self._again(run)
+        self._work.again(run)
 
     def _do_redrive_new(self, run: Run, control: Control) -> None:
         self._do_redrive(run, control)
@@ -643,21 +371,7 @@ class Decider:
         before = Status(run.status)
         run.status = advance(before, "discard")
         if not before.ended:
-            self._end(run)
-
-    def _again(self, run: Run) -> None:
-        """Make a set-aside or ended run ready, or put it in its place in its key."""
-        if run.key is None or run.key_pos is None:
-            self._enter(run)
-            return
-        key = self._key(run)
-        if key.head in (0, run.id):
-            key.head = run.id
-            run.status = Status.READY
-            self.plan.ready.add(run.handler)
-        else:
-            run.status = Status.QUEUED
-        run.due_at = None
+            self._work.end(run)
 
 
 def _updated(value: bytes | None, change: KvUpdate) -> bytes:
@@ -695,10 +409,8 @@ def claim(run: Run, worker: int, now: int) -> bool:
     """
     if run.claims >= CRASH_LIMIT:
         run.status = advance(Status(run.status), "attention")
-        run.error = (
-            b'{"type":"WorkerCrash","message":"crashes its worker: claimed %d times without a new journal entry"}'
-            % run.claims
-        )
+        why = f"crashes its worker: claimed {run.claims} times without a new journal entry"
+        run.error = _JSON.encode({"type": "WorkerCrash", "message": why})
         return False
     run.status = advance(Status(run.status), "claim")
     run.worker = worker

@@ -55,28 +55,17 @@ TABLE: dict[str, dict[Status, Status]] = {
     "fail": {S.RUNNING: S.FAILED},
     "skip": {S.RUNNING: S.SKIPPED},
     "attention": {S.RUNNING: S.NEEDS_ATTENTION, S.READY: S.NEEDS_ATTENTION},
-    "pause": {s: S.PAUSED for s in (S.SCHEDULED, S.QUEUED, S.READY, S.RUNNING, S.PARKED)},
+    "pause": dict.fromkeys((S.SCHEDULED, S.QUEUED, S.READY, S.RUNNING, S.PARKED), S.PAUSED),
     "resume": {S.PAUSED: S.READY, S.NEEDS_ATTENTION: S.READY},
-    "cancel": {
-        s: S.CANCELLED
-        for s in (
-            S.SCHEDULED,
-            S.QUEUED,
-            S.READY,
-            S.RUNNING,
-            S.PARKED,
-            S.PAUSED,
-            S.NEEDS_ATTENTION,
-        )
-    },
+    "cancel": dict.fromkeys(
+        (S.SCHEDULED, S.QUEUED, S.READY, S.RUNNING, S.PARKED, S.PAUSED, S.NEEDS_ATTENTION), S.CANCELLED
+    ),
     "discard": {S.FAILED: S.CANCELLED, S.NEEDS_ATTENTION: S.CANCELLED},
     "redrive": {S.FAILED: S.READY, S.CANCELLED: S.READY, S.NEEDS_ATTENTION: S.READY},
 }
 
 # Statuses in which the head of a key keeps it: the next of the key must wait.
-HOLDS_KEY = frozenset(
-    {S.SCHEDULED, S.READY, S.RUNNING, S.PARKED, S.PAUSED, S.NEEDS_ATTENTION}
-)
+HOLDS_KEY = frozenset({S.SCHEDULED, S.READY, S.RUNNING, S.PARKED, S.PAUSED, S.NEEDS_ATTENTION})
 
 
 class WrongStatus(Exception):

@@ -11,11 +11,9 @@ Floor 2.  May import: core, store.base, floor 0.  Imported by: app.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar

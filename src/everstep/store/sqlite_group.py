@@ -17,8 +17,8 @@ from dataclasses import fields
 from operator import attrgetter
 
 from everstep.core.batch import Batch, Due, Outcome, Refused, Run
-from everstep.core.decide import Cell, Decider, Key, Needs, Plan, Promise, Snapshot, claim, needs_of
-
+from everstep.core.decide import Decider, claim
+from everstep.core.snapshot import Cell, Key, Needs, Plan, Promise, Snapshot, needs_of
 from everstep.store.base import Claim, Committed, Subscription, WorkerRef
 from everstep.store.queries import load
 
