@@ -283,6 +283,16 @@ class UpdateError(EverstepError):
         )
 
 
+class StateChanged(EverstepError):
+    """Somebody changed what a ctx.atomic() block had read; nothing of the block was written."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "somebody changed what this ctx.atomic() block had read before it was committed; nothing of it "
+            "was written. Load again and decide anew, or let the error pass: a message is then tried again"
+        )
+
+
 class NotEncodable(EverstepError, TypeError):
     """A value cannot be written so that it comes back as what it is."""
 

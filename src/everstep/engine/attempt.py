@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from everstep.core import journal
-from everstep.core.batch import Applied, Asked, Batch, Finish, Outcome, Release, Run
+from everstep.core.batch import Applied, Asked, Batch, Finish, Outcome, Refused, Release, Run
 from everstep.core.failure import encode_error
 from everstep.core.journal import Entry
 from everstep.core.retry import next_delay
 from everstep.durations import show
 from everstep.engine.committer import Committer
-from everstep.engine.effects import Effects
+from everstep.engine.effects import Effects, refusal
 from everstep.engine.registry import Ended, Handler
 from everstep.errors import EverstepError, Fenced
 from everstep.log import Logger
@@ -110,7 +110,11 @@ class AttemptRun:
             batch = self._stopped()
         effects.close("its attempt has ended; await every ctx call before the handler returns")
         if batch is not None and not self._fenced:
-            self._heard(await self._host.committer.commit(batch))
+            outcome = await self._host.committer.commit(batch)
+            if isinstance(outcome, Refused) and outcome.why not in ("run_epoch", "worker_epoch"):
+                # What it gathered could not be applied, so it did not end well after all.
+                outcome = await self._host.committer.commit(self._failed(refusal(outcome), None))
+            self._heard(outcome)
 
     def _heard(self, outcome: Outcome) -> None:
         if not isinstance(outcome, Applied):
@@ -153,7 +157,7 @@ class AttemptRun:
 
     def _ended(self, ended: Ended, effects: Effects) -> Batch:
         batch = self._batch()
-        batch.changes, batch.entries = effects.take()
+        batch.changes, batch.entries, batch.guards = effects.take()
         batch.changes.append(Finish("skip" if ended.skipped else "finish", ended.output))
         batch.size = (
             len(ended.output or b"")

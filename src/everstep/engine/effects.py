@@ -10,7 +10,9 @@ Three ways, one class:
   this run's latest write of that key.  Position plays no part: a retry may
   take another path through the code.
 * *gathered* (`atomic`, or ``effects="on_success"``): kept here, seen by this
-  attempt's own reads, and committed together; nothing of it on an error.
+  attempt's own reads, and committed together; nothing of it on an error.  What
+  an `atomic` block read with `kv_get` must still be so when it is committed, so
+  that of two who load, check and change one key at once, one wins.
 * *request mode* (no run): live or gathered, nothing remembered.
 
 A remembered effect is a journal entry in a lane that names it
@@ -37,10 +39,12 @@ from everstep.core.batch import (
     Applied,
     Batch,
     Change,
+    Guard,
     KvClear,
     KvDelete,
     KvSet,
     KvUpdate,
+    KvVersion,
     Outcome,
     Publish,
     Refused,
@@ -54,7 +58,15 @@ from everstep.core.updates import validate_ops
 from everstep.durations import Duration, micros
 from everstep.engine.calls import Call, perform
 from everstep.engine.committer import Committer
-from everstep.errors import ContextClosed, EverstepError, Fenced, GroupMissing, StoreError, TerminalError
+from everstep.errors import (
+    ContextClosed,
+    EverstepError,
+    Fenced,
+    GroupMissing,
+    StateChanged,
+    StoreError,
+    TerminalError,
+)
 from everstep.ids import new_id, seeded_random, seeded_uuid
 from everstep.store.base import Store
 
@@ -78,6 +90,8 @@ def refusal(outcome: Outcome) -> Exception:
         case "group_missing":
             topic, step = outcome.current
             return GroupMissing(topic, step=step)
+        case "kv_version":
+            return StateChanged()
         case _ if isinstance(outcome.current, Exception):
             return outcome.current
         case why:
@@ -106,6 +120,9 @@ class Effects:
         self._entries: list[Entry] = []
         self._own: dict[tuple[str, str], bytes | None] = {}  # gathered writes, for our own reads
         self._cleared: set[str] = set()
+        self._checks = False  # inside an atomic block: what is read must still be so at its commit
+        self._read: dict[tuple[str, str], int] = {}  # versions of what such blocks read
+        self._based: dict[tuple[str, str], int] = {}  # versions our gathered updates were computed from
         self._asked: dict[str, int] = {}  # lane -> how often this attempt asked for it
         self._known = {(e.lane, e.pos): e for e in remembered}
         self._latest: dict[tuple[str, str], tuple[str, int]] = {}
@@ -144,10 +161,12 @@ class Effects:
             return None
         return (await self._commit([change], [entry]))[0]
 
-    async def _commit(self, changes: list[Change], entries: list[Entry]) -> list[Any]:
+    async def _commit(
+        self, changes: list[Change], entries: list[Entry], guards: Sequence[Guard] = ()
+    ) -> list[Any]:
         self._open()
         run = self._run
-        batch = Batch(changes=changes, size=_size(changes))
+        batch = Batch(changes=changes, guards=[*guards], size=_size(changes))
         if run is not None:
             entries = self._numbered(entries)
             batch.run, batch.epoch, batch.entries = run.id, run.epoch, entries
@@ -177,53 +196,82 @@ class Effects:
         """Refuse every later effect: the attempt is over."""
         self._closed = why
 
-    def take(self) -> tuple[list[Change], list[Entry]]:
+    def take(self) -> tuple[list[Change], list[Entry], list[Guard]]:
         """What was gathered and not committed, for the batch that ends the attempt; now it is yours."""
-        changes, entries = self._changes, self._entries
+        changes, entries, guards = self._gathering()
         self._drop()
-        return changes, self._numbered(entries)
+        return changes, self._numbered(entries), guards
+
+    def _gathering(self) -> tuple[list[Change], list[Entry], list[Guard]]:
+        guards: list[Guard] = [KvVersion(group, key, version) for (group, key), version in self._read.items()]
+        return self._changes, self._entries, guards if self._changes else []
 
     def _drop(self) -> None:
         self._changes, self._entries = [], []
+        self._read.clear()
+        self._based.clear()
         self._own.clear()
         self._cleared.clear()
 
     async def flush(self) -> None:
         """Commit what was gathered (the end of a request, of an `atomic` block)."""
-        changes, entries = self._changes, self._entries
+        changes, entries, guards = self._gathering()
         self._drop()
         if changes or entries:
-            await self._commit(changes, entries)
+            await self._commit(changes, entries, guards)
 
     @asynccontextmanager
     async def atomic(self) -> AsyncIterator[None]:
-        """Gather the effects of the block and commit them together at its end; on an error, none."""
-        if self._depth:  # already gathered by something wider
-            yield
-            return
-        self._depth = 1
+        """
+        Gather the effects of the block and commit them together at its end; on an error, none.
+
+        Raises:
+            StateChanged: Somebody changed what the block read; nothing of it was written.
+        """
+        outer, self._checks = self._checks, True
+        try:
+            if self._depth:  # already gathered by something wider
+                yield
+            else:
+                async with self._gathered_alone():
+                    yield
+        finally:
+            self._checks = outer
+
+    @asynccontextmanager
+    async def _gathered_alone(self) -> AsyncIterator[None]:
         asked = dict(self._asked)
         try:
-            yield
+            self._depth = 1
+            try:
+                yield
+            finally:
+                self._depth = 0
+            await self.flush()
         except BaseException:
             self._drop()
             self._asked = asked  # what was dropped was never asked for
             raise
-        finally:
-            self._depth = 0
-        await self.flush()
 
     # ---- state
 
     async def kv_get(self, group: str, key: str) -> bytes | None:
         """One value, with this attempt's gathered writes in it."""
         self._open()
-        if (group, key) in self._own:
-            return self._own[group, key]
+        value, version = await self._peek(group, key)
+        if self._checks and version is not None:
+            self._read.setdefault((group, key), version)
+        return value
+
+    async def _peek(self, group: str, key: str) -> tuple[bytes | None, int | None]:
+        """One value as we see it, and the version in the store that it comes from; None: it is all ours."""
+        name = (group, key)
+        if name in self._own:
+            return self._own[name], self._based.get(name)
         if group in self._cleared:
-            return None
+            return None, None
         row = await self._store.kv_get(group, key)
-        return None if row is None else row.value
+        return (None, 0) if row is None else (row.value, row.version)
 
     async def kv_list(self, group: str) -> list[tuple[str, bytes]]:
         """All of a group, by key, with gathered writes in it."""
@@ -248,7 +296,7 @@ class Effects:
         entry, known = self._recall("set", f"{group}/{key}", value)
         if known:
             return entry.value
-        old = await self._before(group, key)
+        old, _ = await self._before(group, key)
         result: bytes | None = await self._do(KvSet(group, key, value), entry)
         return self._gathered(group, key, old, value) if self._depth else result
 
@@ -258,7 +306,7 @@ class Effects:
         entry, known = self._recall("delete", f"{group}/{key}", b"")
         if known:
             return entry.value
-        old = await self._before(group, key)
+        old, _ = await self._before(group, key)
         result: bytes | None = await self._do(KvDelete(group, key), entry)
         return self._gathered(group, key, old, None) if self._depth else result
 
@@ -281,11 +329,13 @@ class Effects:
             assert entry.value is not None
             old, new = _JSON.decode(entry.value)
             return (None if old is None else _JSON.encode(old)), _JSON.encode(new)
-        before = await self._before(group, key)
+        before, version = await self._before(group, key)
         if self._depth:
             after = _JSON.encode(apply_ops(None if before is None else _JSON.decode(before), ops))
             await self._do(KvUpdate(group, key, ops), entry)
             self._own[group, key] = after
+            if version is not None:
+                self._based[group, key] = version
             return before, after
         result: tuple[bytes | None, bytes] = await self._do(KvUpdate(group, key, ops), entry)
         return result
@@ -305,11 +355,12 @@ class Effects:
             return count
         return int(await self._do(KvClear(group), entry))
 
-    async def _before(self, group: str, key: str) -> bytes | None:
-        return await self.kv_get(group, key) if self._depth else None
+    async def _before(self, group: str, key: str) -> tuple[bytes | None, int | None]:
+        return await self._peek(group, key) if self._depth else (None, None)
 
     def _gathered(self, group: str, key: str, old: bytes | None, new: bytes | None) -> bytes | None:
         self._own[group, key] = new
+        self._based.pop((group, key), None)
         return old
 
     # ---- messages
