@@ -24,7 +24,14 @@ _EXACT = {
     "ser_json_timedelta": "iso8601",
     "ser_json_temporal": "iso8601",
 }
-_SCALAR_NODES = {str: "str", int: "int", float: "float", bool: "bool", NoneType: "none", bytes: "bytes"}
+_SCALAR_NODES = (
+    (str, "str"),
+    (int, "int"),
+    (float, "float"),
+    (bool, "bool"),
+    (NoneType, "none"),
+    (bytes, "bytes"),
+)
 _CONFIGURED = frozenset({"model", "dataclass", "typed-dict"})
 _FIELDS = frozenset({"model-field", "dataclass-field", "typed-dict-field"})
 _ALIASES = frozenset({"alias", "validation_alias", "serialization_alias"})
@@ -33,11 +40,13 @@ _OPAQUE = frozenset({"metadata", "default", "expected", "members", "serializatio
 _BY_NAME = frozenset({"fields", "choices"})
 
 
-def choices(type: Any) -> tuple[Any, ...]:
-    """The members of a union, or the type alone."""
-    if get_origin(type) in (Union, UnionType):
-        return get_args(type)
-    return (NoneType,) if type is None else (type,)
+def without_bytes(type: Any) -> tuple[tuple[Any, ...], bool]:
+    """The members of a union, or the type alone, but for bytes; and whether bytes was among them."""
+    members = get_args(type) if get_origin(type) in (Union, UnionType) else (type,)
+    members = tuple(NoneType if m is None else m for m in members)
+    others = tuple(m for m in members if m is not bytes)
+    # Bytes alone are read from base64 too: from JSON that another process wrote.
+    return others or members, others != members
 
 
 class Schema:
@@ -120,8 +129,8 @@ class Schema:
 
 
 def _core_schema(type: Any) -> Any:
-    if type in _SCALAR_NODES:
-        return {"type": _SCALAR_NODES[type]}
+    if node := next((node for scalar, node in _SCALAR_NODES if type is scalar), None):
+        return {"type": node}
     # Plain types do not need it, and it takes long to import.
     from pydantic import TypeAdapter
     from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
@@ -171,8 +180,7 @@ def struct_json(type: Any) -> tuple[Callable[[Any], bytes], Callable[[bytes], An
     Raises:
         TypeError: msgspec does not know the type.
     """
-    import msgspec
-
+    msgspec: Any = sys.modules["msgspec"]
     try:
         return msgspec.json.Encoder().encode, msgspec.json.Decoder(type).decode
     except NameError as error:
@@ -181,8 +189,7 @@ def struct_json(type: Any) -> tuple[Callable[[Any], bytes], Callable[[bytes], An
 
 def struct_facts(value: Any, canonical: Callable[[Any], Any]) -> dict[str, Any]:
     """The fields of a Struct that do not hold their default."""
-    import msgspec
-
+    msgspec: Any = sys.modules["msgspec"]
     facts = {}
     for field in msgspec.structs.fields(type(value)):
         given = getattr(value, field.name)

@@ -19,9 +19,10 @@ from enum import Enum
 from functools import lru_cache
 from math import isfinite
 from types import NoneType
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, Union
 
 from pydantic_core import PydanticSerializationError, ValidationError, from_json, to_json, to_jsonable_python
+from typing_extensions import TypeForm
 
 from everstep.codec import schemas
 from everstep.errors import NotEncodable
@@ -31,15 +32,10 @@ _Type = type  # `type` is a parameter's name below
 
 _RAW = b"\x00"
 _ANNOTATE = "Annotate it, so that it comes back as the same type"
-_SCALARS: frozenset[Any] = frozenset({str, int, float, bool, NoneType})
-_CONTAINERS: dict[Any, type] = {
-    dict: dict,
-    list: list,
-    dict[str, Any]: dict,
-    dict[str, object]: dict,
-    list[Any]: list,
-    list[object]: list,
-}
+_SCALAR_TYPES = (str, int, float, bool, NoneType)  # a tuple: not every annotation can be hashed
+_SCALARS: frozenset[Any] = frozenset(_SCALAR_TYPES)
+_DICTS: tuple[Any, ...] = (dict, dict[str, Any], dict[str, object])
+_LISTS: tuple[Any, ...] = (list, list[Any], list[object])
 
 
 class Codec(Generic[T]):
@@ -62,8 +58,10 @@ class Codec(Generic[T]):
         self._demand: Callable[[Any], object] | None = None
         self._dump: Callable[[Any], bytes]
         self._load: Callable[[bytes], Any]
-        if type is Any or type is object or type in _CONTAINERS:
-            self._plain(_CONTAINERS.get(type))
+        if type is Any or type is object:
+            self._plain(None)
+        elif type in _DICTS or type in _LISTS:
+            self._plain(dict if type in _DICTS else list)
         elif schemas.holds_struct(type):
             self._exact, self._raw, self._twins = frozenset(), False, True
             self._dump, self._load = schemas.struct_json(type)
@@ -86,14 +84,13 @@ class Codec(Generic[T]):
         self._load = load
 
     def _typed(self) -> None:
-        choices = schemas.choices(self.type)
+        choices, self._raw = schemas.without_bytes(self.type)
         # A text among other types may read back as one of them: only scalars alone are sure.
-        self._exact = frozenset(choices) if set(choices) <= _SCALARS else frozenset()
-        self._raw = bytes in choices
-        schema = schemas.Schema(self.type, on_any=_demand_plain)
+        self._exact = frozenset(choices) if all(c in _SCALAR_TYPES for c in choices) else frozenset()
+        schema = schemas.Schema(Union[choices] if self._raw else self.type, on_any=_demand_plain)  # noqa: UP007 - of a tuple
         self._dump, self._load = schema.to_json, schema.from_json
-        self._demand = schema.demand
         self._twins = schema.has_union
+        self._demand = None if self._twins else schema.demand
 
     def encode(self, value: T, where: str = "") -> bytes:
         """
@@ -176,11 +173,7 @@ class Codec(Generic[T]):
         return NotEncodable(where, found=_show(found), why=why, path=path, remedy=remedy)
 
 
-@overload
-def codec_for(type: type[T]) -> Codec[T]: ...
-@overload
-def codec_for(type: Any) -> Codec[Any]: ...
-def codec_for(type: Any) -> Codec[Any]:
+def codec_for(type: TypeForm[T]) -> Codec[T]:
     """
     The codec of a type; the same one each time.
 
@@ -190,11 +183,12 @@ def codec_for(type: Any) -> Codec[Any]:
     Raises:
         TypeError: Values of this type cannot be written as JSON.
     """
+    declared: Any = type
     try:
-        hash(type)
+        hash(declared)
     except TypeError:
-        return Codec(type)  # Annotated with something mutable
-    return _kept(type)
+        return Codec(declared)  # Annotated with something mutable
+    return _kept(declared)
 
 
 @lru_cache(maxsize=4096)
@@ -282,7 +276,9 @@ def _name(type: Any) -> str:
 
 def _show(value: object) -> str:
     kind = type(value).__name__
-    if isinstance(value, str | int | float | bytes | NoneType):
+    if isinstance(value, str | float | bytes | NoneType) or (
+        isinstance(value, int) and abs(value) < 1 << 999
+    ):
         text = repr(value)
         return f"{text[:60]}…" if len(text) > 60 else text
     return f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"

@@ -60,13 +60,6 @@ class Retry:
                 raise ConfigError(f"Retry({name}=…): {error}") from None
 
 
-STEP_RETRY = Retry(attempts=4)
-"""A Step: three retries, then the dead letters."""
-
-RUN_RETRY = Retry(attempts=10)
-"""A function of ctx.run that names no policy: then the run needs attention."""
-
-
 def next_delay(
     policy: Retry,
     attempt: int,
@@ -123,3 +116,10 @@ def _is_number(value: object) -> bool:
 
 def _fault(field: str, value: object, expected: str) -> ConfigError:
     return ConfigError(f"Retry({field}={value!r})", expected=f"{field} is {expected}")
+
+
+STEP_RETRY = Retry(attempts=4)
+"""A Step: three retries, then the dead letters."""
+
+RUN_RETRY = Retry(attempts=10)
+"""A function of ctx.run that names no policy: then the run needs attention."""

@@ -91,10 +91,11 @@ def apply(value: Any, ops: Sequence[Op]) -> Any:
     {'n': 3}
     """
     validate_ops(ops)
-    new = _MISSING if value is None else value
     for number, op in enumerate(ops):
-        new = _Update(number, op).of(new, split(op.get("path", "")))
-    return None if new is _MISSING else new
+        # At the root None is what a key that is not there reads as.
+        new = _Update(number, op).of(_MISSING if value is None else value, split(op.get("path", "")))
+        value = None if new is _MISSING else new
+    return value
 
 
 def validate_ops(ops: Sequence[Op]) -> None:
@@ -188,7 +189,10 @@ class _Update:
         kind = _KINDS[self.op["type"]]
         if old is not _MISSING and kind.found and (expected := kind.found(old)):
             raise self._fault(expected, _show(old))
-        new = kind.change(old, self.op.get(kind.operand, 1))
+        try:
+            new = kind.change(old, self.op.get(kind.operand, 1))
+        except OverflowError:  # a whole number beyond all floats, and a float
+            new = math.inf
         if kind.given is _number and _number(new):
             raise self._fault("a sum that stays finite", _show(old))
         return new
@@ -216,5 +220,8 @@ def _without_missing(place: Any, key: str | int) -> Any:
 def _show(value: object) -> str:
     if value is _MISSING:
         return "none"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more than 4,300 digits
+        text = "…"
     return f"{type(value).__name__} {text[:60] + '…' if len(text) > 60 else text}"
