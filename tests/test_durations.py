@@ -53,10 +53,10 @@ def test_a_timedelta_is_exact(us: int) -> None:
 
 @given(st.floats(0, 3e9))
 def test_what_is_shown_can_be_read_again(length: float) -> None:
-    """Shown in two units, a length is right to one part in a hundred."""
+    """Shown in two units, a length is right to one part in forty."""
     again = seconds(show(length))
 
-    assert again == pytest.approx(length, rel=0.01, abs=1e-6)
+    assert again == pytest.approx(length, rel=0.025, abs=1e-6)
 
 
 @pytest.mark.parametrize(

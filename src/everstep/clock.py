@@ -3,19 +3,22 @@
 Everything else is given a `Clock`, so that a test's clock can jump and the
 rules of the engine stay pure.  Time is whole microseconds since 1970, UTC.
 
-Floor 0.  May import: nothing.  Imported by: ids, log, and every floor above.
+Floor 0.  May import: nothing.  Imported by: ids, log, codec, and every floor above.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from threading import Lock
 from typing import Protocol
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+
+TIME_READERS: dict[object, type] = {date.today: date, datetime.now: datetime, datetime.today: datetime}
+"""What user code hands to ctx.run to keep a time, and what it gives; they carry no annotations."""
 
 
 class Clock(Protocol):

@@ -4,7 +4,7 @@
 a function's annotations, `fingerprint` tells whether arguments changed.  What
 is written reads back as what it was, or is refused when it is written.
 
-Floor 0.  May import: errors.  Imported by: every floor above.
+Floor 0.  May import: clock, errors.  Imported by: every floor above.
 """
 
 from everstep.codec.functions import argument_codecs, fingerprint, return_codec

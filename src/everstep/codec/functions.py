@@ -3,7 +3,7 @@
 Nothing here fails on an annotation: one that cannot be resolved or written
 counts as none, and a value that is refused for that says so.
 
-Floor 0.  May import: codec.values.  Imported by: codec.
+Floor 0.  May import: clock, codec.values.  Imported by: codec.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import inspect
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
 from functools import partial
 from hashlib import blake2b
 from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any, get_args, get_origin, get_type_hints
 from weakref import WeakKeyDictionary
 
+from everstep.clock import TIME_READERS
 from everstep.codec.values import Codec, codec_for, text_of
 
 _ANY: Codec[Any] = codec_for(Any)
@@ -34,14 +34,8 @@ class _Signature:
 
 
 _signatures: WeakKeyDictionary[Any, _Signature] = WeakKeyDictionary()
-# What a body asks for most, and what carries no annotation.
-_UNANNOTATED: dict[Any, Any] = {
-    date.today: date,
-    datetime.now: datetime,
-    datetime.today: datetime,
-    uuid.uuid1: uuid.UUID,
-    uuid.uuid4: uuid.UUID,
-}
+# What a body asks for most carries no annotation.
+_UNANNOTATED: dict[Any, type] = {**TIME_READERS, uuid.uuid1: uuid.UUID, uuid.uuid4: uuid.UUID}
 
 
 def return_codec(fn: Callable[..., Any]) -> Codec[Any]:
