@@ -1,0 +1,90 @@
+"""The timers of one turn: a heap, and one alarm for the earliest.
+
+Floor 3.  May import: core, floor 0.  Imported by: engine.turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Protocol
+
+from everstep.engine.operations import LoopTimer, Sleep
+
+
+class Alarm(Protocol):
+    """What `Clockwork.at` answers."""
+
+    def cancel(self) -> None:
+        """Do not ring."""
+
+
+class Clockwork(Protocol):
+    """The part of a host that knows the time."""
+
+    def now(self) -> int:
+        """The store's clock, in microseconds."""
+
+    def at(self, due_us: int, fn: Callable[[], None]) -> Alarm:
+        """Call *fn* once the store's clock has reached *due_us*; never early."""
+
+
+class Timers:
+    """What a body waits for in time.  *ring* is called when the earliest may be due."""
+
+    __slots__ = ("_alarm", "_alarm_due", "_clock", "_count", "_heap", "_ring")
+
+    def __init__(self, clock: Clockwork, ring: Callable[[], None]) -> None:
+        self._clock = clock
+        self._ring = ring
+        self._heap: list[tuple[int, int, LoopTimer | Sleep]] = []
+        self._count = 0
+        self._alarm: Alarm | None = None
+        self._alarm_due = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
+    def add(self, op: LoopTimer | Sleep) -> None:
+        """Wait for one more; of those due at the same time, the one added first is first."""
+        self._count += 1
+        heappush(self._heap, (op.due, self._count, op))
+
+    def next_due(self) -> int | None:
+        """When the earliest that somebody still waits for is due."""
+        heap = self._heap
+        while heap and not heap[0][2].wanted():
+            heappop(heap)
+        return heap[0][0] if heap else None
+
+    def take_due(self) -> list[LoopTimer | Sleep]:
+        """Those that are due, in the order of their due times."""
+        taken: list[LoopTimer | Sleep] = []
+        due = self.next_due()
+        if due is not None:
+            now = self._clock.now()
+            while due is not None and due <= now:
+                taken.append(heappop(self._heap)[2])
+                due = self.next_due()
+        return taken
+
+    def set_alarm(self) -> None:
+        """Be rung when the earliest is due."""
+        # An alarm that rings too early is set again, so that a timeout around
+        # each call does not cost an alarm each time.
+        due = self.next_due()
+        if due is None or (self._alarm is not None and self._alarm_due <= due):
+            return
+        self.silence()
+        self._alarm_due = due
+        self._alarm = self._clock.at(due, self._rung)
+
+    def silence(self) -> None:
+        """Ring no more."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _rung(self) -> None:
+        self._alarm = None
+        self._ring()

@@ -1,0 +1,508 @@
+"""One drive of a run in replay mode: from a claim until it ended, parked or was given back.
+
+The body runs on a loop of its own (`body`); its functions run on the process's
+loop.  What finished is queued; whenever no batch of this run is in flight, all
+of it becomes one batch, and once that is durable the body is handed the
+answers one at a time, in the order of their `seq`.  The hot path is callbacks
+only: `finished -> _send -> _landed -> hand_over -> _begin``; the coroutine
+`drive` sleeps until there is nothing in flight.
+
+Floor 3.  May import: store.base, core, floor 0.  Imported by: engine.worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol
+
+from everstep.core.batch import Applied, Asked, Batch, Change, Finish, Outcome, Park, Refused, Release, Run
+from everstep.core.failure import encode_error
+from everstep.core.journal import Entry
+from everstep.engine import faults
+from everstep.engine.body import Body
+from everstep.engine.calls import Call, perform
+from everstep.engine.context import Context
+from everstep.engine.operations import LoopTimer, Operation, PromiseWait, Sleep
+from everstep.engine.registry import Handler
+from everstep.engine.timers import Clockwork, Timers
+from everstep.errors import EverstepError, TerminalError
+from everstep.log import Logger
+from everstep.store.base import Store
+
+NEAR_US = 1_000_000  # a timer due within this is waited for in memory
+BREATH = 2_000  # entries replayed before the process's loop gets its turn
+
+_log = Logger("everstep.turn")
+
+
+class Limits:
+    """How long a journal may grow; set them before the first run is driven."""
+
+    warn_entries = 10_000
+    most_entries = 50_000
+
+
+class TurnEnd(Enum):
+    """How a drive ended."""
+
+    ENDED = "ended"  # done, failed or cancelled
+    PARKED = "parked"  # waits; may be resumed in memory
+    RELEASED = "released"  # given back to whoever claims it next
+    SET_ASIDE = "set_aside"  # paused, or needs attention
+    LOST = "lost"  # somebody else has it: nothing was committed
+
+
+class Host(Clockwork, Protocol):
+    """What a turn needs of its worker."""
+
+    @property
+    def store(self) -> Store: ...
+    @property
+    def evict_always(self) -> bool: ...
+
+    def commit(self, batch: Batch, done: Callable[[Outcome], None]) -> None:
+        """Group commit; *done* is called on this loop, batches of one run in the order given."""
+
+
+class Turn:
+    """
+    Drives one claimed run.
+
+    Args:
+        host: The worker.
+        run: The run as it was claimed.
+        handler: Its code; ``call(ctx, input)``.
+        accept_args: Go on with recorded results although their arguments differ now.
+    """
+
+    def __init__(self, host: Host, run: Run, handler: Handler, *, accept_args: bool = False) -> None:
+        self.run = run
+        self._host = host
+        self._handler = handler
+        self._accept_args = accept_args
+        self._body: Body | None = None
+        self._live = False  # the journal was replayed
+        self._count = 0  # entries of this generation
+        self._seq = 0  # of the last entry that has one
+        self._at = 0  # time of the last entry
+        self._running: set[Call] = set()
+        self._finished: list[Operation] = []  # waits for the batch in flight to land
+        self._flight: list[Operation] | None = None  # to be handed over when it has
+        self._timers = Timers(host, self._ring)
+        self._promises: list[PromiseWait] = []
+        self._unread = False  # promises may have been settled that we have not seen
+        self._wakes = run.wakes
+        self._to_cancel = False
+        self._leaving: tuple[Release, TurnEnd] | None = None
+        self._closing = TurnEnd.ENDED  # what the batch in flight makes of it, once it has landed
+        self._end: TurnEnd | None = None
+        self._defect: BaseException | None = None
+        self._quiet = False  # nothing is in flight and nothing finished
+        self._waiter: asyncio.Future[None] | None = None
+
+    # ---- asked from outside
+
+    async def drive(self) -> TurnEnd:
+        """Replay the journal, then go on until the run ended, parked or was given back."""
+        run = self.run
+        # Claimed for the first time ever: nothing can have been written.
+        newborn = run.epoch == 1 and run.generation == 0
+        entries = [] if newborn else await self._host.store.entries(run.id, run.generation)
+        if self._end is None:
+            try:
+                await self._recall(entries)
+            except BaseException:
+                self.evict()
+                raise
+        return await self._go_on()
+
+    async def resume(self, run: Run) -> TurnEnd:
+        """Go on with a parked turn whose run was claimed again, by this worker and nobody between."""
+        self.run = run
+        self._wakes = run.wakes
+        self._unread = True
+        self._end = None
+        return await self._go_on()
+
+    def ask(self, what: Asked) -> None:
+        """Somebody wants the run cancelled or paused."""
+        if what is Asked.CANCEL:
+            self._to_cancel = True
+            self._cancel()
+        elif what is Asked.PAUSE:
+            self._leave(Release(event="pause"), TurnEnd.SET_ASIDE)
+        self._advance()
+
+    def drain(self) -> None:
+        """The worker shuts down: let the functions in flight end, record them, give the run back."""
+        self._leave(Release(), TurnEnd.RELEASED)
+        self._advance()
+
+    def fence(self) -> None:
+        """The run is no longer ours: commit nothing more, throw everything away."""
+        if self._end is None:
+            self._over(TurnEnd.LOST)
+        self.evict()
+
+    def evict(self) -> None:
+        """Leave memory, in the middle of whatever the body waits for (`Body.evict`)."""
+        self._timers.silence()
+        for call in self._running:
+            call.task.cancel()
+        self._running.clear()
+        if self._body is not None:
+            self._body.evict()
+
+    # ---- replay
+
+    async def _recall(self, entries: list[Entry]) -> None:
+        run, handler = self.run, self._handler
+        self._count = len(entries)
+        body = self._body = Body(run, entries, accept_args=self._accept_args, on_fault=self._advance)
+        try:
+            given = handler.input.decode(run.input)
+        except ValueError as error:
+            body.fail(faults.unfit(run, error))
+            return
+        ctx = Context(body, step=handler.name, run=run.rid)
+        body.start(lambda: _main(handler, ctx, given))
+        assert body.replay is not None
+        for number, entry in enumerate(body.replay.order, 1):
+            if body.fault is not None:
+                return
+            body.recall(entry)
+            if number % BREATH == 0:
+                await asyncio.sleep(0)
+                if self._end is not None:
+                    return
+            self._seq, self._at = entry.seq or 0, entry.at
+        if body.fault is None:
+            body.recalled()
+
+    # ---- live
+
+    async def _go_on(self) -> TurnEnd:
+        try:
+            if self._end is None:
+                self._live = True
+                self._begin()
+                self._cancel()
+                self._advance()
+            while self._end is None:
+                await self._until_quiet()
+                if self._quiet and self._end is None:
+                    self._quiet = False
+                    await self._rest()
+        except BaseException as error:
+            self._defect = self._defect or error
+            self._end = self._end or TurnEnd.LOST
+        end = self._end
+        assert end is not None
+        if end is not TurnEnd.PARKED or self._host.evict_always:
+            self.evict()
+        if self._defect is not None:
+            raise self._defect
+        return end
+
+    async def _until_quiet(self) -> None:
+        if not self._quiet:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def _signal(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _over(self, end: TurnEnd) -> None:
+        self._end = end
+        self._timers.silence()
+        self._signal()
+
+    def _advance(self) -> None:
+        """Do what can be done now: write what finished, end, or say that all is quiet."""
+        body = self._body
+        if self._flight is not None or self._end is not None or not self._live or body is None:
+            return
+        if body.fault is not None:
+            self._set_aside(body.fault)
+        if not self._running and (self._leaving is not None or body.done):
+            self._close(body)
+        elif self._finished:
+            self._send()
+        elif not self._running:
+            self._quiet = True
+            self._signal()
+        elif self._timers:
+            self._timers.set_alarm()
+
+    def _begin(self) -> None:
+        """Begin the work that the body asked for."""
+        body = self._body
+        assert body is not None
+        if not body.fresh or self._leaving is not None or body.fault is not None:
+            return
+        for op in body.begin():
+            if type(op) is Call:
+                self._call(op)
+            elif isinstance(op, PromiseWait):
+                self._promises.append(op)
+                self._unread = True
+            elif isinstance(op, LoopTimer | Sleep):
+                self._timers.add(op)
+
+    # ---- functions
+
+    def _call(self, call: Call) -> None:
+        run = self.run
+        generation = f"+{run.generation}" if run.generation else ""
+        call.key = f"{run.rid}{generation}:{call.lane}.{call.pos}"
+        self._running.add(call)
+        call.task = asyncio.get_running_loop().create_task(perform(call, self), context=call.context)
+
+    def succeeded(self, call: Call, result: object) -> None:
+        """A function answered."""
+        if self._end is not None:
+            return
+        self._running.discard(call)
+        try:
+            call.succeed(result)
+        except Exception as error:
+            # Calling it again would do again what it does, and fail again.
+            self._set_aside(error)
+        else:
+            self._finished.append(call)
+        self._advance()
+
+    def failed(self, call: Call, error: BaseException, again: int | None) -> bool:
+        """An attempt failed; answers whether to make another one."""
+        if self._end is not None:
+            return False
+        if again is not None and self._leaving is None and call.wanted():
+            _log.warning(
+                f"{call.name} failed; trying again",
+                {"run": self.run.rid, "attempt": call.number, "error": repr(error)},
+            )
+            return True
+        self._running.discard(call)
+        if isinstance(error, TerminalError):
+            call.fail(error)
+            self._finished.append(call)
+        elif again is None and call.retry is None and call.wanted():
+            self._set_aside(call.gave_up(error))
+        elif again is None or not call.wanted():
+            call.fail(call.gave_up(error))
+            self._finished.append(call)
+        self._advance()
+        return False
+
+    def broke(self, error: Exception) -> None:
+        """A defect of ours: whoever drives us hears of it."""
+        self._defect = error
+        if self._end is None:
+            self._over(TurnEnd.LOST)
+
+    # ---- batches
+
+    def _send(self, change: Change | None = None) -> None:
+        """Make one batch of everything that finished; the order here is the order for ever."""
+        host, run = self._host, self.run
+        finished = self._finished
+        self._finished = []
+        entries: list[Entry] = []
+        flight: list[Operation] = []
+        size = 0
+        if finished:
+            now = host.now()
+            at = self._at = max(self._at, now)
+            for op in finished:
+                seq = None
+                if op.wanted():
+                    seq = self._seq = self._seq + 1
+                    flight.append(op)
+                value = op.value
+                if value is not None:
+                    size += len(value)
+                entries.append(Entry(op.lane, op.pos, op.kind, op.name, op.fp, seq, at, op.state, value))
+            self._grown(len(entries))
+        self._flight = flight
+        batch = Batch(run.id, run.epoch, entries, [] if change is None else [change], [], size)
+        try:
+            host.commit(batch, self._landed if change is None else self._closed)
+        except EverstepError:  # the worker commits nothing any more
+            self._over(TurnEnd.LOST)
+
+    def _landed(self, outcome: Outcome) -> None:
+        """The batch is durable: hand over its answers, one at a time."""
+        flight, self._flight = self._flight, None
+        if self._end is not None or self._refused(outcome):
+            return
+        try:
+            body = self._body
+            assert body is not None
+            assert flight is not None
+            if self._leaving is None:
+                at = self._at
+                for op in flight:
+                    if body.fault is None:
+                        body.hand_over(op, at)
+                self._begin()
+            self._advance()
+        except Exception as defect:
+            self.broke(defect)
+
+    def _refused(self, outcome: Outcome) -> bool:
+        if type(outcome) is Applied:
+            return False
+        self._over(TurnEnd.LOST)
+        return True
+
+    def _grown(self, by: int) -> None:
+        before = self._count
+        self._count = count = before + by
+        if count > Limits.most_entries:
+            self._set_aside(faults.full(self.run, count, Limits.most_entries))
+        elif before < Limits.warn_entries <= count:
+            _log.warning(
+                "a journal grows long; go on in a new one with ctx.continue_as",
+                {"run": self.run.rid, "entries": count},
+            )
+
+    # ---- the end
+
+    def _leave(self, release: Release, end: TurnEnd) -> None:
+        """Stop going on: as soon as no function is in flight, commit this instead."""
+        if self._leaving is not None:
+            return
+        self._leaving = release, end
+        for call in [call for call in self._running if call.pausing]:
+            call.task.cancel()
+            self._running.discard(call)
+
+    def _set_aside(self, error: BaseException) -> None:
+        if self._leaving is None:
+            _log.error("a run needs attention", {"run": self.run.rid, "error": str(error)})
+        self._leave(Release(event="attention", error=encode_error(error)), TurnEnd.SET_ASIDE)
+
+    def _close(self, body: Body) -> None:
+        """Nothing is in flight: commit how this turn ends."""
+        if self._leaving is None and body.fault is None and (finish := self._finish(body)) is not None:
+            self._closing = TurnEnd.ENDED
+            self._send(finish)
+            return
+        assert self._leaving is not None
+        release, self._closing = self._leaving
+        self._send(release)
+
+    def _finish(self, body: Body) -> Finish | None:
+        """How the body ended; None if the run is to be set aside instead."""
+        main = body.main
+        if main.cancelled():
+            if body.cancelled:
+                return Finish("cancel")
+            return Finish("fail", error=encode_error(EverstepError("the body was cancelled from inside")))
+        error = main.exception()
+        if error is None:
+            if (loose := body.left_over()) is not None:
+                self._set_aside(loose)
+                return None
+            try:
+                return Finish(
+                    "finish",
+                    output=self._handler.output.encode(main.result(), f"the result of {self._handler.name}"),
+                )
+            except Exception as unfit:
+                self._set_aside(unfit)
+                return None
+        if isinstance(error, MemoryError | KeyboardInterrupt | SystemExit):
+            raise error
+        return Finish("fail", error=encode_error(error))
+
+    def _closed(self, outcome: Outcome) -> None:
+        self._flight = None
+        if self._end is None and not self._refused(outcome):
+            self._over(self._closing)
+
+    # ---- waiting
+
+    async def _rest(self) -> None:
+        """Nothing is in flight: see what came from outside, or wait, or park."""
+        body = self._body
+        assert body is not None
+        self._promises = [op for op in self._promises if op.wanted()]
+        if self._promises and self._unread:
+            self._unread = False
+            await self._read_promises()
+            if self._flight is not None or self._end is not None:
+                return
+        self._take_due()
+        if self._finished or self._leaving is not None or body.fault is not None:
+            self._advance()
+            return
+        due = self._timers.next_due()
+        if due is not None and not self._host.evict_always and due - self._host.now() <= NEAR_US:
+            self._timers.set_alarm()
+            return
+        await self._park(due)
+
+    async def _read_promises(self) -> None:
+        settled = {row.name: row for row in await self._host.store.promises(self.run.id)}
+        waiting: list[PromiseWait] = []
+        for op in self._promises:
+            row = settled.get(op.name)
+            if row is None:
+                waiting.append(op)
+                continue
+            try:
+                op.settle(row.state, row.value)
+            except ValueError as error:
+                self._set_aside(faults.ill_settled(self.run, op.name, error))
+                return
+            self._finished.append(op)
+        self._promises = waiting
+
+    async def _park(self, due: int | None) -> None:
+        run = self.run
+        landed: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._flight = []
+        self._host.commit(
+            Batch(run.id, run.epoch, [], [Park(self._wakes, due)]),
+            lambda outcome: None if landed.done() else landed.set_result(outcome),
+        )
+        outcome = await landed
+        self._flight = None
+        if self._end is not None:
+            return
+        if isinstance(outcome, Refused) and outcome.why == "wakes":
+            self._wakes = outcome.current
+            self._unread = True
+            self._advance()
+        elif not self._refused(outcome):
+            self._over(TurnEnd.PARKED)
+
+    def _cancel(self) -> None:
+        """Make an entry of the cancel that was asked for, once."""
+        body = self._body
+        if not self._to_cancel or not self._live or self._leaving is not None or body is None:
+            return
+        self._to_cancel = False
+        if not body.cancelled and not body.done and body.fault is None:
+            self._finished.append(body.cancel())
+
+    def _ring(self) -> None:
+        """A timer may be due."""
+        if self._end is None:
+            self._take_due()
+            self._advance()
+
+    def _take_due(self) -> None:
+        if self._leaving is None:
+            self._finished += self._timers.take_due()
+
+
+async def _main(handler: Handler, ctx: Context, given: object) -> object:
+    return await handler.call(ctx, given)
