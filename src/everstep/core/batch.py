@@ -60,7 +60,7 @@ class Run:
     generation: int = 0
     wakes: int = 0  # raised by whoever makes one of its waits true
     parked_wakes: int = 0  # `wakes` as the turn saw it that parked
-    waits: int = 0  # children still to end before it wakes
+    waits: int = 0  # while parked: children still to end before it wakes
     attempt: int = 0  # failed attempts so far (retry mode)
     claims: int = 0  # claims since the journal last grew
     asked: int = 0
@@ -161,6 +161,7 @@ class Park:
 
     wakes: int  # as the turn saw them
     due_at: int | None = None
+    waits: int = 0  # children that must end before their ends wake it; 0: the next end does
 
 
 @dataclass(slots=True)

@@ -15,7 +15,9 @@ Rules:
 * A key has one head: the run that may be ready or further.  Everybody else of
   the key is queued.  Only here, under the key's row, is a head chosen or freed;
   who follows a freed head is picked by the store once all writes are in
-  (`Plan.advance`).
+  (`Plan.advance`).  A key whose runs are all paused behind it has none.
+* The same group may be decided twice, when its transaction is repeated: what
+  the batches hold is changed only by `committed`.
 
 Floor 1.  May import: core, floor 0.  Imported by: store.
 """
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from everstep.codec import codec_for
@@ -58,7 +61,7 @@ from everstep.core.snapshot import Cell, Promise, Snapshot
 from everstep.core.status import Status, WrongStatus, advance
 from everstep.core.updates import apply as apply_ops
 from everstep.core.working import Working
-from everstep.errors import UpdateError
+from everstep.errors import NotEncodable, UpdateError
 
 CRASH_LIMIT = 5  # claims without a new entry, then the run is set aside
 _JSON = codec_for(Any)
@@ -78,6 +81,7 @@ class Decider:
         self._work = Working(snapshot, now)
         self._snap = snapshot
         self._worker = worker
+        self._kept: list[tuple[Entry, Entry]] = []
         self.plan = self._work.plan
 
     def decide(self, batch: Batch) -> Outcome:
@@ -89,24 +93,57 @@ class Decider:
                 return Refused("run_epoch", run.epoch if run is not None else None)
         results: list[Any] | None = None
         if batch.guards or batch.changes:
-            before = self._work.mark()
+            mark = self._work.mark()
             try:
                 for guard in batch.guards:
                     self._guard(guard)
                 results = [self._apply(change, run) for change in batch.changes]
             except _Refusal as refusal:
-                self._work.take_back(before)
+                self._work.take_back(mark)
                 return refusal.outcome
+            except WrongStatus as error:
+                self._work.take_back(mark)
+                return Refused("status", error)
         if run is not None and batch.entries:
-            if results:
-                _record(batch.entries, results)
-            generation = run.generation
-            add = self.plan.entries.append
-            for entry in batch.entries:
-                add((run.id, generation, entry))
-            if run.claims > 1 and run.status == Status.RUNNING:
-                self._work.edit(run).claims = 1
+            self._remember(run, batch.entries, results)
         return Applied(results) if results else APPLIED
+
+    def _remember(self, run: Run, entries: Sequence[Entry], results: Sequence[Any] | None) -> None:
+        if results:
+            entries = self._with_results(entries, results)
+        add = self.plan.entries.append
+        row, generation = run.id, run.generation
+        for entry in entries:
+            add((row, generation, entry))
+        if run.claims > 1 and run.status == Status.RUNNING:
+            self._work.edit(run).claims = 1
+
+    def _with_results(self, entries: Sequence[Entry], results: Sequence[Any]) -> list[Entry]:
+        """
+        Keep the result of the n-th change in the n-th entry that waits for one.
+
+        In copies: a group that is rolled back is decided again, with other
+        results. A message whose entry named it beforehand waits for nothing.
+        """
+        known = {entry.value for entry in entries if entry.state == OK}
+        values = iter(
+            [
+                _as_value(result)
+                for result in results
+                if not isinstance(result, Published) or _JSON.encode(result.mid) not in known
+            ]
+        )
+        kept = list(entries)
+        for number, entry in enumerate(entries):
+            if entry.state == RESULT:
+                kept[number] = replace(entry, state=OK, value=next(values, None))
+                self._kept.append((entry, kept[number]))
+        return kept
+
+    def committed(self) -> None:
+        """The group is durable: entries that waited for a result have it from now on."""
+        for entry, recorded in self._kept:
+            entry.state, entry.value = recorded.state, recorded.value
 
     # ---- guards
 
@@ -170,7 +207,6 @@ class Decider:
             rid=begin.rid,
             handler=begin.handler,
             mode=begin.mode,
-            status=Status.SCHEDULED,
             input=begin.input,
             topic=begin.topic,
             trace=begin.trace,
@@ -196,12 +232,13 @@ class Decider:
         for number, sub in enumerate(subscribers):
             if sub.fifo and message.group is None:
                 raise _Refusal("group_missing", (message.topic, sub.handler))
-            suffix = f"-{number}" if number else ""
+            rid = f"r_{message.mid[2:]}-{number}" if number else f"r_{message.mid[2:]}"
+            if rid in self._snap.rids:
+                raise _Refusal("id_taken", self._snap.rids[rid])
             run = self._work.new_run(
-                rid=f"r_{message.mid[2:]}{suffix}",
+                rid=rid,
                 handler=sub.handler,
                 mode=Mode.RETRY,
-                status=Status.SCHEDULED,
                 input=message.data,
                 topic=message.topic,
                 trace=message.trace,
@@ -220,22 +257,16 @@ class Decider:
         if run is None or run.due_at is None or run.due_at > self._work.now:
             return
         if run.status == Status.PARKED:
-            self._work.wake(run)
+            self._work.wake(run, "promote")
         elif run.status == Status.SCHEDULED:
             self._work.edit(run)
-            if run.key_pos is None:
-                self._work.enter(run)
-            else:  # the head of its key, after a pause between attempts
-                run.due_at = None
-                run.status = Status.READY
-                self.plan.ready.add(run.handler)
+            self._work.enter(run)
 
     def _finish(self, end: Finish, run: Run) -> None:
         self._work.edit(run)
-        run.status = advance(Status(run.status), end.event)
         run.output = end.output
         run.error = end.error
-        self._work.end(run)
+        self._work.end(run, end.event)
 
     def _release(self, release: Release, run: Run) -> None:
         self._work.edit(run)
@@ -244,25 +275,32 @@ class Decider:
         run.error = release.error if release.error is not None else run.error
         if release.failed:
             run.attempt += 1
-        if release.event is not None:
-            run.status = advance(Status(run.status), release.event)
-            run.asked = Asked.NOTHING
-        elif release.delay:
-            run.status = Status.SCHEDULED
+        # What was asked while the turn was ending counts more than what it wanted:
+        # a cancel is taken to the next claim at once, a pause is done here.
+        cancel, pause = run.asked == Asked.CANCEL, run.asked == Asked.PAUSE
+        if release.event == "attention":
+            self._work.move(run, "attention")
+        elif not cancel and (pause or release.event is not None):
+            self._work.move(run, release.event or "pause")
+        elif release.delay and not cancel:
+            self._work.move(run, "backoff")
             run.due_at = self._work.now + release.delay
         else:
-            run.status = Status.READY
-            self.plan.ready.add(run.handler)
+            self._work.move(run, "release")
+            self._work.note(self.plan.ready, run.handler)
+        if pause:
+            run.asked = Asked.NOTHING
 
     def _park(self, park: Park, run: Run) -> None:
         if run.wakes != park.wakes:
             raise _Refusal("wakes", run.wakes)
         self._work.edit(run)
+        self._work.move(run, "park")
         run.worker = None
         run.claims = 0
         run.parked_wakes = park.wakes
+        run.waits = park.waits
         run.due_at = park.due_at
-        run.status = Status.PARKED
 
     def _settle(self, settle: Settle) -> Promise:
         run = self._known(settle.rid)
@@ -292,19 +330,17 @@ class Decider:
         else:
             new = _updated(old.value, change)
         self._work.put(self._snap.cells, name, Cell(new, max(old.version + 1, self._work.now)))
-        self.plan.cells.add(name)
-        if change.group in self._snap.groups:
-            keys = self._snap.groups[change.group]
+        self._work.note(self.plan.cells, name)
+        keys = self._snap.groups.get(change.group)
+        if keys is not None:
             keys = keys - {change.key} if new is None else keys | {change.key}
             self._work.put(self._snap.groups, change.group, keys)
         return (old.value, new) if isinstance(change, KvUpdate) else old.value
 
     def _clear(self, change: KvClear) -> int:
-        keys = self._snap.groups.get(change.group, set())
+        keys = self._snap.groups.get(change.group, frozenset())
         for key in keys:
-            self._work.put(self._snap.cells, (change.group, key), Cell(None, 0))
-            self.plan.cells.add((change.group, key))
-        self._work.put(self._snap.groups, change.group, set())
+            self._cell(KvDelete(change.group, key))
         return len(keys)
 
     # ---- control from outside
@@ -312,33 +348,31 @@ class Decider:
     def _control(self, control: Control) -> Run:
         run = self._known(control.rid)
         self._work.edit(run)
-        try:
-            getattr(self, f"_do_{control.action}")(run, control)
-        except WrongStatus as error:
-            raise _Refusal("status", error) from None
+        getattr(self, f"_do_{control.action}")(run, control)
         return copy.copy(run)
 
     def _do_cancel(self, run: Run, control: Control) -> None:
-        started_body = run.mode == Mode.REPLAY and run.started_at is not None
         if run.status == Status.RUNNING:
             self._ask(run, Asked.CANCEL)
-        elif started_body and not Status(run.status).ended:
+        elif run.mode == Mode.REPLAY and run.started_at is not None and not run.state.ended:
             # The body must see the cancel, so that what it began is compensated.
             run.asked = Asked.CANCEL
             run.wakes += 1
-            run.status = Status.READY
-            run.due_at = None
-            self.plan.ready.add(run.handler)
+            run.waits = 0
+            run.claims = 0
+            if run.status not in (Status.READY, Status.QUEUED):
+                self._work.enter(run, "rouse")
         else:
-            run.status = advance(Status(run.status), "cancel")
             run.error = control.error
-            self._work.end(run)
+            self._work.end(run, "cancel")
 
     def _do_pause(self, run: Run, control: Control) -> None:
+        if run.asked == Asked.CANCEL:
+            raise WrongStatus("pause", run.state, "being cancelled")
         if run.status == Status.RUNNING:
             self._ask(run, Asked.PAUSE)
         else:
-            run.status = advance(Status(run.status), "pause")
+            self._work.move(run, "pause")
             run.due_at = None
 
     def _ask(self, run: Run, what: Asked) -> None:
@@ -347,13 +381,13 @@ class Decider:
         self.plan.asked.append(run.id)
 
     def _do_resume(self, run: Run, control: Control) -> None:
-        advance(Status(run.status), "resume")
+        self._work.enter(run, "resume")
         run.claims = 0
         run.attempt = 0
-        self._work.again(run)
 
     def _do_redrive(self, run: Run, control: Control) -> None:
-        advance(Status(run.status), "redrive")
+        self._work.enter(run, "redrive")
+        run.asked = Asked.NOTHING
         run.attempt = 0
         run.claims = 0
         run.epoch += 1
@@ -361,17 +395,16 @@ class Decider:
         run.output = None
         if control.input is not None:
             run.input = control.input
-        self._work.again(run)
 
     def _do_redrive_new(self, run: Run, control: Control) -> None:
         self._do_redrive(run, control)
         run.generation += 1  # what earlier attempts remembered belongs to the old one
 
     def _do_discard(self, run: Run, control: Control) -> None:
-        before = Status(run.status)
-        run.status = advance(before, "discard")
-        if not before.ended:
-            self._work.end(run)
+        if run.state.ended:
+            self._work.move(run, "discard")
+        else:
+            self._work.end(run, "discard")
 
 
 def _updated(value: bytes | None, change: KvUpdate) -> bytes:
@@ -379,26 +412,19 @@ def _updated(value: bytes | None, change: KvUpdate) -> bytes:
         where = f"{change.group}/{change.key}"
         raise _Refusal("update", UpdateError(op=0, type="update", path=where, expected="JSON", found="bytes"))
     try:
-        new = apply_ops(None if value is None else _JSON.decode(value), change.ops)
-    except UpdateError as error:
+        return _JSON.encode(apply_ops(None if value is None else _JSON.decode(value), change.ops))
+    except (UpdateError, NotEncodable) as error:
         raise _Refusal("update", error) from None
-    return _JSON.encode(new)
 
 
-def _record(entries: Sequence[Entry], results: Sequence[Any]) -> None:
-    """Keep the result of the n-th change in the n-th entry that waits for one."""
-    waiting = (entry for entry in entries if entry.state == RESULT)
-    for entry, result in zip(waiting, results, strict=False):
-        entry.state = OK
-        if result is None or isinstance(result, bytes):
-            entry.value = result
-        elif isinstance(result, tuple):
-            old, new = result
-            entry.value = b"[%b,%b]" % (old if old is not None else b"null", new)
-        elif isinstance(result, Published):
-            entry.value = _JSON.encode(result.mid)
-        else:
-            entry.value = _JSON.encode(result)
+def _as_value(result: Any) -> bytes | None:
+    """The result of a change as an entry keeps it."""
+    if result is None or isinstance(result, bytes):
+        return result
+    if isinstance(result, tuple):
+        old, new = result
+        return b"[%b,%b]" % (old if old is not None else b"null", new)
+    return _JSON.encode(result.mid if isinstance(result, Published) else result)
 
 
 def claim(run: Run, worker: int, now: int) -> bool:

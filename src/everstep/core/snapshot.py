@@ -161,7 +161,7 @@ class Snapshot:
     rids: dict[str, Run] = field(default_factory=dict)
     keys: dict[tuple[str, str], Key] = field(default_factory=dict)
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
-    groups: dict[str, set[str]] = field(default_factory=dict)
+    groups: dict[str, frozenset[str]] = field(default_factory=dict)
     promises: dict[tuple[int, str], Promise] = field(default_factory=dict)
     subscribers: dict[str, Sequence[Subscriber]] = field(default_factory=dict)
     new_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -169,7 +169,11 @@ class Snapshot:
 
 @dataclass(slots=True)
 class Plan:
-    """What to write.  Runs, keys and cells are final values; entries replace equal addresses."""
+    """
+    What to write.  Runs, keys and cells are final values; entries replace equal addresses.
+
+    A run that is created and changed in one group is in both `created` and `changed`.
+    """
 
     created: list[Run] = field(default_factory=list)
     changed: dict[int, Run] = field(default_factory=dict)

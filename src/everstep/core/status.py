@@ -40,11 +40,11 @@ class Status(IntEnum):
 
 S = Status
 
-# event -> {status before: status after}.  `due` and `head` of the same run are
-# separate facts: a run that is due may still be behind others of its key.
+# event -> {status before: status after}.  Whatever makes a run ready makes it
+# `queue` at once when another run holds its key; `head` ends that.
 TABLE: dict[str, dict[Status, Status]] = {
     "promote": {S.SCHEDULED: S.READY, S.PARKED: S.READY},
-    "join": {S.SCHEDULED: S.QUEUED},
+    "queue": {S.READY: S.QUEUED},
     "head": {S.QUEUED: S.READY},
     "claim": {S.READY: S.RUNNING},
     "park": {S.RUNNING: S.PARKED},
@@ -60,6 +60,8 @@ TABLE: dict[str, dict[Status, Status]] = {
     "cancel": dict.fromkeys(
         (S.SCHEDULED, S.QUEUED, S.READY, S.RUNNING, S.PARKED, S.PAUSED, S.NEEDS_ATTENTION), S.CANCELLED
     ),
+    # A body that has begun is not ended from outside: it is roused, to see the cancel itself.
+    "rouse": dict.fromkeys((S.SCHEDULED, S.PARKED, S.PAUSED, S.NEEDS_ATTENTION), S.READY),
     "discard": {S.FAILED: S.CANCELLED, S.NEEDS_ATTENTION: S.CANCELLED},
     "redrive": {S.FAILED: S.READY, S.CANCELLED: S.READY, S.NEEDS_ATTENTION: S.READY},
 }
@@ -71,9 +73,9 @@ HOLDS_KEY = frozenset({S.SCHEDULED, S.READY, S.RUNNING, S.PARKED, S.PAUSED, S.NE
 class WrongStatus(Exception):
     """An event came to a run in a status that does not know it."""
 
-    def __init__(self, event: str, status: Status) -> None:
+    def __init__(self, event: str, status: Status, found: str = "") -> None:
         allowed = ", ".join(s.label for s in TABLE[event])
-        super().__init__(f"cannot {event} a run that is {status.label}; it must be {allowed}")
+        super().__init__(f"cannot {event} a run that is {found or status.label}; it must be {allowed}")
         self.event = event
         self.status = status
 

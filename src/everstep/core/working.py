@@ -1,20 +1,22 @@
 """The working copy of a group: rows that change, and how to take a change back.
 
-Every change of a row is announced (`edit`, `put`), so that `take_back` can
-leave a refused batch without a trace.  The moves all changes are made of are
-here too: entering and leaving a key, waking, ending.
+Every change of a row is announced (`edit`, `put`, `note`), so that `take_back`
+can leave a refused batch without a trace.  The moves all changes are made of
+are here too: entering and leaving a key, waking, ending.
 
 Floor 1.  May import: core.  Imported by: core.decide.
 """
 
 from __future__ import annotations
 
-import copy
+from operator import attrgetter
 from typing import Any
 
 from everstep.core.batch import Asked, Run
 from everstep.core.snapshot import Key, Plan, Snapshot
-from everstep.core.status import Status
+from everstep.core.status import Status, advance
+
+_values = {row: attrgetter(*row.__slots__) for row in (Run, Key)}
 
 
 class Working:
@@ -25,90 +27,93 @@ class Working:
         self.plan = Plan()
         self.now = now
         self._undo: list[tuple[Any, Any, Any]] = []
-        self._new: set[int] = set()
 
     # ---- changing, and taking back
 
     def mark(self) -> tuple[int, ...]:
         """Begin a batch; what `take_back` returns to."""
         self._undo = []
+        return tuple(len(items) for items in self._lists())
+
+    def _lists(self) -> tuple[list[Any], ...]:
         plan = self.plan
-        return (
-            len(plan.created),
-            len(plan.promises),
-            len(plan.unrouted),
-            len(plan.ended),
-            len(plan.asked),
-        )
+        return plan.created, plan.promises, plan.unrouted, plan.ended, plan.asked
 
     def edit(self, run: Run) -> Run:
         """Announce that a run's row will change; answers the row to change."""
-        self._undo.append((run, None, copy.copy(run)))
-        if run.id not in self.plan.changed and run.id not in self._new:
-            self._undo.append((self.plan.changed, run.id, None))
-            self.plan.changed[run.id] = run
+        self._keep(run)
+        if run.id not in self.plan.changed:
+            self.put(self.plan.changed, run.id, run)
         return run
 
+    def _keep(self, row: Run | Key) -> None:
+        self._undo.append((row, None, _values[type(row)](row)))
+
     def put(self, table: dict[Any, Any], key: Any, value: Any) -> None:
-        """Set an item of a table of the snapshot."""
+        """Set an item of a table of the snapshot or the plan."""
         self._undo.append((table, key, table.get(key)))
         table[key] = value
 
-    def take_back(self, before: tuple[int, ...]) -> None:
+    def note(self, names: set[Any], name: Any) -> None:
+        """Add a name to a set of the plan."""
+        if name not in names:
+            self._undo.append((names, name, None))
+            names.add(name)
+
+    def take_back(self, mark: tuple[int, ...]) -> None:
         """Make everything as it was at the mark."""
-        for target, key, old in reversed(self._undo):
-            if isinstance(target, dict):
-                if old is None:
-                    target.pop(key, None)
-                else:
-                    target[key] = old
-            else:  # a row: every field as it was
-                for name in target.__slots__:
-                    setattr(target, name, getattr(old, name))
-        plan = self.plan
-        lists: tuple[list[Any], ...] = (
-            plan.created,
-            plan.promises,
-            plan.unrouted,
-            plan.ended,
-            plan.asked,
-        )
-        for items, length in zip(lists, before, strict=True):
+        for target, name, old in reversed(self._undo):
+            if isinstance(target, set):
+                target.discard(name)
+            elif not isinstance(target, dict):  # a row: every field as it was
+                for field, value in zip(target.__slots__, old, strict=True):
+                    setattr(target, field, value)
+            elif old is None:
+                target.pop(name, None)
+            else:
+                target[name] = old
+        for items, length in zip(self._lists(), mark, strict=True):
             del items[length:]
 
     def new_run(self, **fields: Any) -> Run:
-        """Add a run."""
-        run = Run(id=next(self.snap.new_ids), created_at=self.now, **fields)
-        self._new.add(run.id)
+        """Add a run: scheduled, until it enters."""
+        run = Run(id=next(self.snap.new_ids), status=Status.SCHEDULED, created_at=self.now, **fields)
         self.put(self.snap.rids, run.rid, run)
         self.put(self.snap.runs, run.id, run)
         self.plan.created.append(run)
         return run
 
-    # ---- keys
+    # ---- becoming ready, in a key or without one
 
-    def enter(self, run: Run) -> None:
-        """A new or due run: ready at once, or at the end of its key."""
+    def move(self, run: Run, event: str) -> None:
+        """Change a run's status by the table."""
+        run.status = advance(Status(run.status), event)
+
+    def enter(self, run: Run, event: str = "promote") -> None:
+        """
+        Make a run ready by an event that says so, or put it in its place in its key.
+
+        A run that has no place yet, or lost it when it ended, gets the last one.
+        """
+        self.move(run, event)
         run.due_at = None
-        if run.key is None:
-            run.status = Status.READY
-            self.plan.ready.add(run.handler)
+        if run.key is not None and not self._leads(run):
+            self.move(run, "queue")
         else:
-            self.join(run)
+            self.note(self.plan.ready, run.handler)
 
-    def join(self, run: Run) -> None:
-        """Place a run at the end of its key."""
-        assert run.key is not None
+    def _leads(self, run: Run) -> bool:
+        """Whether a run holds its key now; it takes a key that has no head and nobody queued."""
         key = self.key(run)
-        key.tail += 1
-        key.length += 1
-        run.key_pos = key.tail
-        if key.length == 1:
+        if run.key_pos is None:
+            key.tail += 1
+            key.length += 1
+            run.key_pos = key.tail
+        # Without a head there may be others with a place, all paused. If a head was
+        # freed in this very group, the store picks the next by place, maybe this one.
+        if key.head == 0 and (key.handler, key.key) not in self.plan.advance:
             key.head = run.id
-            run.status = Status.READY
-            self.plan.ready.add(run.handler)
-        else:
-            run.status = Status.QUEUED
+        return key.head == run.id
 
     def leave(self, run: Run) -> None:
         """Take a run out of its key; who follows a head is picked when all is written."""
@@ -120,8 +125,8 @@ class Working:
         if key.head == run.id:
             key.head = 0
             if key.length:
-                self.plan.advance.add((run.handler, run.key))
-                self.plan.ready.add(run.handler)
+                self.note(self.plan.advance, (run.handler, run.key))
+                self.note(self.plan.ready, run.handler)
 
     def key(self, run: Run) -> Key:
         """The row of a run's key, to change."""
@@ -132,14 +137,25 @@ class Working:
             key = Key(run.handler, run.key)
             self.put(self.snap.keys, name, key)
         else:
-            self._undo.append((key, None, copy.copy(key)))
-        self.plan.keys.add(name)
+            self._keep(key)
+        self.note(self.plan.keys, name)
         return key
 
     # ---- waking and ending
 
-    def end(self, run: Run) -> None:
-        """Let go of all an ended run had, and tell who waits for it."""
+    def wake(self, run: Run, event: str = "wake") -> None:
+        """One of the run's waits is true now, whatever its status."""
+        self.edit(run)
+        run.wakes += 1
+        run.waits = 0
+        if run.status == Status.PARKED:
+            self.move(run, event)
+            run.due_at = None
+            self.note(self.plan.ready, run.handler)
+
+    def end(self, run: Run, event: str) -> None:
+        """End a run: let go of all it had, and tell who waits for it."""
+        self.move(run, event)
         run.worker = None
         run.asked = Asked.NOTHING
         run.due_at = None
@@ -150,32 +166,7 @@ class Working:
         if parent is not None:
             # In the same commit as the child's end: between two commits a crash
             # would leave a parent waiting for a child that is already gone.
-            self.edit(parent)
-            if parent.waits > 1:
-                parent.waits -= 1
+            if parent.status == Status.PARKED and parent.waits > 1:
+                self.edit(parent).waits -= 1
             else:
-                parent.waits = 0
                 self.wake(parent)
-
-    def wake(self, run: Run) -> None:
-        """One of the run's waits is true now, whatever its status."""
-        self.edit(run)
-        run.wakes += 1
-        if run.status == Status.PARKED:
-            run.status = Status.READY
-            run.due_at = None
-            self.plan.ready.add(run.handler)
-
-    def again(self, run: Run) -> None:
-        """Make a set-aside or ended run ready, or put it in its place in its key."""
-        if run.key is None or run.key_pos is None:
-            self.enter(run)
-            return
-        key = self.key(run)
-        if key.head in (0, run.id):
-            key.head = run.id
-            run.status = Status.READY
-            self.plan.ready.add(run.handler)
-        else:
-            run.status = Status.QUEUED
-        run.due_at = None

@@ -162,7 +162,7 @@ class GroupWriter:
             for row in db.execute(SQL["keys"], (json.dumps(list(needs.keys)),)):
                 snap.keys[row[0], row[1]] = Key(*row)
         for group in needs.groups:
-            keys = {row[0] for row in db.execute(SQL["group_keys"], (group,))}
+            keys = frozenset(row[0] for row in db.execute(SQL["group_keys"], (group,)))
             snap.groups[group] = keys
             needs.cells.update((group, key) for key in keys)
         if needs.cells:
