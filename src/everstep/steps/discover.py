@@ -119,7 +119,7 @@ class _Search:
             self.module(module, strict=False)
 
     def module(self, module: ModuleType, *, strict: bool) -> None:
-        file = Path(module.__file__ or module.__name__)
+        file = Path(getattr(module, "__file__", None) or module.__name__)
         try:
             for step, warnings in _steps_of(module, self.shown(file), strict=strict):
                 self.found.warnings += warnings

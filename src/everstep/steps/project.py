@@ -86,7 +86,7 @@ class Project:
         """
         name = self.name_of(file)
         there = sys.modules.get(name)
-        if there is not None and there.__file__ and Path(there.__file__).resolve() == file.resolve():
+        if there is not None and Path(getattr(there, "__file__", None) or "").resolve() == file.resolve():
             return there
         parent, _, leaf = name.rpartition(".")
         if parent:
