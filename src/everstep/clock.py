@@ -8,10 +8,8 @@ Floor 0.  May import: nothing.  Imported by: ids, log, codec, and every floor ab
 
 from __future__ import annotations
 
-import os
 import time
 from datetime import UTC, date, datetime, timedelta
-from threading import Lock
 from typing import Protocol
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,42 +34,35 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clock, held steady when someone sets it back."""
 
-    __slots__ = ("_last", "_lock")
+    __slots__ = ("_last",)
 
     def __init__(self) -> None:
-        self._lock = Lock()
         self._last = (0, 0)
 
     def now_us(self) -> int:
         """
-        Microseconds since 1970, UTC; never goes backwards within a process.
+        Microseconds since 1970, UTC; never goes backwards within a thread.
 
+        Between threads it may by the moment one was held up here: a lock
+        would cost more than all the rest, on every delivery of every run.
         When the machine's clock is set back, this one goes on at half speed
         until the machine's has caught up, so that waits still end.
         """
-        with self._lock:
-            wall, steady = time.time_ns() // 1000, time.monotonic_ns() // 1000
-            last, last_steady = self._last
-            if wall < last:
-                step = (steady - last_steady) // 2
-                wall, steady = last + step, last_steady + 2 * step
-            self._last = (wall, steady)
-            return wall
+        wall, steady = time.time_ns() // 1000, time.monotonic_ns() // 1000
+        last, last_steady = self._last
+        if wall < last:
+            step = (steady - last_steady) // 2
+            wall, steady = last + step, last_steady + 2 * step
+        self._last = (wall, steady)
+        return wall
 
     def monotonic(self) -> float:
         """Seconds of a clock nobody sets; only differences mean something."""
         return time.monotonic()
 
-    def _reset_after_fork(self) -> None:
-        # Another thread may have held the lock at the moment of the fork.
-        self._lock = Lock()
-
 
 system = SystemClock()
 """The one system clock of this process."""
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=system._reset_after_fork)
 
 
 def as_datetime(us: int) -> datetime:
