@@ -228,16 +228,18 @@ class Engine:
             self._waiters.setdefault(rid, []).append(waiter)
             try:
                 pause = 0.02
-                while True:
+                if self._worker is not None and self._worker.drives(rid):
+                    pause = 1.0  # its end will be heard; look only in case another takes it over
+                    await asyncio.wait({waiter}, timeout=pause)
+                while not waiter.done():
                     run = await self.store.run(rid)
                     if run is None:
                         raise LookupError(f"no run has the id '{rid}'")
                     if Status(run.status).ended:
                         return run
-                    done, _ = await asyncio.wait({waiter}, timeout=pause)
-                    if done:
-                        return waiter.result()
+                    await asyncio.wait({waiter}, timeout=pause)
                     pause = min(pause * 1.5, 1.0)
+                return waiter.result()
             finally:
                 waiters = self._waiters[rid]
                 waiters.remove(waiter)

@@ -60,6 +60,7 @@ class Worker:
         self.repairs = 0
         self._bell = Doorbell()
         self._drives: dict[int, Drive] = {}
+        self._rids: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._parked: OrderedDict[int, Turn] = OrderedDict()
         self._busy: Counter[str] = Counter()
@@ -144,6 +145,10 @@ class Worker:
     def running(self) -> int:
         """How many runs are being driven here."""
         return self._total
+
+    def drives(self, rid: str) -> bool:
+        """True while the run is being driven here, so that its end will be heard."""
+        return rid in self._rids
 
     # ---- Host: what turns and attempts need
 
@@ -248,6 +253,7 @@ class Worker:
             self.committer.submit(self._give_back(run), _ignore)
             return
         self._total += 1
+        self._rids.add(run.rid)
         self._busy[run.handler] += 1
         self._idle.clear()
         work: asyncio.Task[None]
@@ -277,7 +283,7 @@ class Worker:
 
     async def _turn(self, turn: Turn, run: Run, *, resumed: bool) -> None:
         try:
-            if run.asked and not resumed:
+            if run.asked:
                 turn.ask(Asked(run.asked))
             end = await (turn.resume(run) if resumed else turn.drive())
             if end is TurnEnd.PARKED and not self.evict_always and not self._draining:
@@ -311,6 +317,7 @@ class Worker:
 
     def _freed(self, run: Run) -> None:
         self._drives.pop(run.id, None)
+        self._rids.discard(run.rid)
         self._total -= 1
         self._busy[run.handler] -= 1
         if not self._total:
