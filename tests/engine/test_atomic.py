@@ -58,7 +58,7 @@ async def test_of_two_blocks_that_read_one_key_one_is_applied(engine: Engine) ->
 
     outcomes = await asyncio.gather(decide("a"), decide("b"), return_exceptions=True)
 
-    assert sorted(type(outcome) for outcome in outcomes if outcome) == [StateChanged]
+    assert [type(outcome) for outcome in outcomes if outcome] == [StateChanged]
     winner = await value(engine, "order")
     assert [await value(engine, f"by-{who}") for who in "ab"] == [
         1 if who == winner else None for who in "ab"
@@ -163,11 +163,12 @@ async def test_a_run_whose_block_is_refused_is_tried_again(
 ) -> None:
     """In a message the error is a failed attempt like any other, with effects gathered to its end too."""
     attempts = 0
+    own = Engine(SqliteStore(f"sqlite:///{tmp_path}/runs.db"), registry, Settings())
 
     async def call(attempt: Attempt) -> Ended:
         nonlocal attempts
         attempts += 1
-        await _add_one(engine, attempt.effects, disturb=attempts == 1)
+        await _add_one(own, attempt.effects, disturb=attempts == 1)
         return Ended()
 
     registry.add(
@@ -180,14 +181,13 @@ async def test_a_run_whose_block_is_refused_is_tried_again(
             subscriptions=(Subscription("t", "add"),),
         )
     )
-    engine = Engine(SqliteStore(f"sqlite:///{tmp_path}/runs.db"), registry, Settings())
-    await engine.start()
+    await own.start()
     try:
-        sent = await engine.publish("t", b"null")
-        run = await engine.result(f"r_{sent.mid[2:]}", timeout=10)
-        total = await value(engine, "k")
+        sent = await own.publish("t", b"null")
+        run = await own.result(f"r_{sent.mid[2:]}", timeout=10)
+        total = await value(own, "k")
     finally:
-        await engine.stop()
+        await own.stop()
 
     assert (run.state, attempts, total) == (Status.DONE, 2, 11)
 
