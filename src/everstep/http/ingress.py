@@ -1,0 +1,176 @@
+"""A request to a Step: read it, check it, call, and answer whatever happened.
+
+Everything that can go wrong has one place and one status: what the client did
+wrong is a `Refusal` before the Step is called; what the Step did wrong is
+logged with its trace and answered without its text, except in dev.
+
+Floor 6.  May import: engine, steps, settings, http.  Imported by: http.site.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import ClientDisconnect, cookie_parser
+from starlette.types import Receive, Scope, Send
+
+from everstep.engine.engine import Engine
+from everstep.errors import StoreUnavailable
+from everstep.http import bodies
+from everstep.http.answers import Headers, Ready, json_piece, prepare, refusal_piece
+from everstep.http.idempotency import HEADER, Repeats
+from everstep.http.openapi import UNSAFE
+from everstep.http.refusals import Refusal, busy, malformed, misfit, unavailable
+from everstep.http.traces import trace_of
+from everstep.http.watch import Late, Left, Watch
+from everstep.log import Logger
+from everstep.settings import Settings
+from everstep.steps.dispatch import respond
+from everstep.steps.request import Request, Response, Values, accept
+from everstep.steps.step import Step
+from everstep.steps.triggers import HttpTrigger
+from everstep.steps.validator import InvalidInput
+
+UPLOAD_TIME = 60.0  # seconds a client has to send its body
+_log = Logger("everstep.http")
+
+
+class Ingress:
+    """What the endpoints of all Steps share: the engine, the limits, and how many are at work."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.engine = engine
+        self.repeats = Repeats(engine)
+        self.dev = settings.dev
+        self.body_limit = settings.body_limit
+        self.limit = settings.requests
+        self.active = 0
+
+    def endpoint(self, step: Step[Any, Any], trigger: HttpTrigger) -> StepEndpoint:
+        """What answers at one trigger of a Step."""
+        return StepEndpoint(self, step, trigger)
+
+
+@dataclass(slots=True)
+class StepEndpoint:
+    """One http trigger of a Step as something that answers requests."""
+
+    ingress: Ingress
+    step: Step[Any, Any]
+    trigger: HttpTrigger
+    cross_origin = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, params: Mapping[str, str]) -> None:
+        headers = Values(
+            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]], fold=True
+        )
+        trace = trace_of(headers.get("traceparent"))
+        extra: Headers = [(b"x-trace-id", trace.encode())]
+        head = scope["method"] == "HEAD"
+        body = bodies.NOTHING
+        try:
+            try:
+                body = await self._body(scope, receive, headers)
+                request = self._request(scope, headers, params, body)
+                ready = prepare(await self._response(request, receive, trace), extra, head=head)
+            except (bodies.Gone, Left):
+                return
+            except Exception as error:
+                ready = self._failed(error, trace, extra, head)
+            await self._send(ready, scope, receive, send, trace)
+        finally:
+            for file in body.files:
+                await file.close()
+
+    async def _body(self, scope: Scope, receive: Receive, headers: Values) -> bodies.Body:
+        if not bodies.expected(scope["method"], headers, scope["http_version"]):
+            return bodies.NOTHING
+        try:
+            async with asyncio.timeout(UPLOAD_TIME):
+                raw = await bodies.read(receive, headers, self.ingress.body_limit)
+        except TimeoutError:
+            raise Refusal(408, "the body did not come in time", headers={"connection": "close"}) from None
+        return await bodies.parse(raw, headers.get("content-type", ""), self.trigger.body)
+
+    def _request(
+        self, scope: Scope, headers: Values, params: Mapping[str, str], body: bodies.Body
+    ) -> Request[Any]:
+        if "\0" in scope["path"]:
+            raise Refusal(400, "a path holds no NUL")
+        query: bytes = scope["query_string"]
+        cookie = headers.get("cookie")
+        request: Request[Any] = Request(
+            body.value,
+            params,
+            Values(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else Values(),
+            headers,
+            cookie_parser(cookie) if cookie else {},
+            body.raw,
+            scope["method"],
+            scope["path"],
+        )
+        return request
+
+    async def _response(self, request: Request[Any], receive: Receive, trace: str) -> Response:
+        ingress, step = self.ingress, self.step
+        accepted = self._accepted(request)
+        if ingress.active >= ingress.limit:
+            raise busy("too many requests at once")
+        ingress.active += 1
+        try:
+            if request.method in UNSAFE and HEADER in request.headers:
+                return await ingress.repeats.serve(step, self.trigger, request, trace)
+            effects = ingress.engine.effects(trace=trace, gather=step.gathers)
+            with Watch(receive, step.timeout / 1e6):
+                response = await respond(step, self.trigger, accepted, effects, dev=ingress.dev)
+        finally:
+            ingress.active -= 1
+        if response.body is None and response.status == 200 and step.form == "decorated":
+            response.status = 204
+        return response
+
+    def _accepted(self, request: Request[Any]) -> Request[Any]:
+        try:
+            return accept(self.trigger, request)
+        except InvalidInput as error:
+            raise misfit(error) from None
+        except (RecursionError, ArithmeticError):
+            raise malformed("is nested too deeply, or has a number out of range") from None
+
+    def _failed(self, error: Exception, trace: str, extra: Headers, head: bool) -> Ready:
+        about = {"step": self.step.name, "trace": trace}
+        match error:
+            case Refusal():
+                return refusal_piece(error, extra, head=head)
+            case Late():
+                _log.error(
+                    "a request took longer than its Step allows", about, seconds=self.step.timeout / 1e6
+                )
+                return json_piece(
+                    504, {"error": "the Step took too long", "trace_id": trace}, extra, head=head
+                )
+            case StoreUnavailable():
+                _log.error("the store is not available", about, reason=str(error))
+                return refusal_piece(unavailable(), extra, head=head)
+        _log.exception("a Step failed to answer a request", about)
+        told: dict[str, Any] = {"error": "internal error", "trace_id": trace}
+        if self.ingress.dev:
+            told["type"] = type(error).__name__
+            told["message"] = str(error)
+            told["traceback"] = "".join(traceback.format_exception(error))
+        return json_piece(500, told, extra, head=head)
+
+    async def _send(self, ready: Ready, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
+        try:
+            await ready(scope, receive, send)
+        except (ClientDisconnect, OSError):
+            _log.debug("the client hung up before the whole answer was sent", trace=trace)
+        except Exception:
+            # Half of it is sent: cutting the connection is the only way left to say so.
+            _log.exception("an answer broke off", step=self.step.name, trace=trace)
+            raise
