@@ -10,7 +10,7 @@ Floor 1.  May import: core.  Imported by: core.working, core.decide, store.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -86,7 +86,7 @@ class Needs:
     promises: set[tuple[str, str]] = field(default_factory=set)
     fifo: list[Publish] = field(default_factory=list)
 
-    def more(self, runs: Iterable[Run], subscribers: dict[str, Sequence[Subscriber]]) -> None:
+    def more(self, runs: Iterable[Run], subscribers: Mapping[str, Sequence[Subscriber]]) -> None:
         """Add what follows from rows: the keys of runs, their parents, the keys of FIFO messages."""
         for run in runs:
             if run.key is not None:
@@ -116,7 +116,7 @@ def needs_of(batches: Sequence[Batch]) -> Needs:
     return needs
 
 
-def created_at_most(batches: Sequence[Batch], subscribers: dict[str, Sequence[Subscriber]]) -> int:
+def created_at_most(batches: Sequence[Batch], subscribers: Mapping[str, Sequence[Subscriber]]) -> int:
     """How many run ids a group can use at the most, for stores that fetch ids beforehand."""
     return sum(
         len(subscribers.get(change.topic, ())) if isinstance(change, Publish) else 1
@@ -163,7 +163,7 @@ class Snapshot:
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
     groups: dict[str, frozenset[str]] = field(default_factory=dict)
     promises: dict[tuple[int, str], Promise] = field(default_factory=dict)
-    subscribers: dict[str, Sequence[Subscriber]] = field(default_factory=dict)
+    subscribers: Mapping[str, Sequence[Subscriber]] = field(default_factory=dict)
     new_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
 

@@ -19,6 +19,7 @@ from everstep.core.batch import Batch, Outcome, Run
 from everstep.core.journal import Entry
 
 SCHEMA = 1  # raised by every migration
+BLOB = b"\x01"  # a kept value that starts so is the id of a large one, kept elsewhere
 
 
 @dataclass(slots=True)
@@ -140,8 +141,10 @@ class Store(Protocol):
         raised by somebody else, every batch is refused (``worker_epoch``) and
         nothing is claimed.  Runs that have become due are made ready first,
         at most 1,000 at a time (then the handlers are reported in `ready` again).
-        A run claimed a fifth time without a new entry is set aside as
-        ``needs_attention`` instead of being handed out.
+        Of the ready runs the most urgent are claimed, of those the oldest, over
+        all handlers that have room.  A run that was claimed five times without
+        a new entry is set aside as ``needs_attention`` instead of being handed
+        out once more.
 
         An exception means that nothing of the group was written.
         """
@@ -240,7 +243,13 @@ class Store(Protocol):
     # ---- large values
 
     async def put_blob(self, owner: str, data: bytes) -> str:
-        """Keep a large value outside the commit; it goes when the run *owner* goes."""
+        """
+        Keep a large value outside the commit; it goes when its owner goes.
+
+        *owner* is ``"rid:..."`` (a run's public id), ``"run:..."`` (its row id) or
+        ``"mid:..."`` (a message, which is there while one of its runs is, or while
+        it is unrouted).  One whose owner never came goes after a day.
+        """
 
     async def get_blob(self, blob: str) -> bytes:
         """Read it back."""

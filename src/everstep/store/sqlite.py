@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.resources import files
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
 
 from everstep import clock
-from everstep.core.batch import Batch, Run
+from everstep.core.batch import Applied, Batch, Begun, Refused, Run
 from everstep.core.journal import Entry
 from everstep.core.status import Status
-from everstep.errors import ConfigError, NotAStore, SchemaTooNew, StoreError, StoreUnavailable
+from everstep.errors import StoreError
 from everstep.ids import new_id
+from everstep.log import Logger
+from everstep.store import sqlite_sweep
 from everstep.store.base import (
-    SCHEMA,
+    BLOB,
     Claim,
     Committed,
     KvRow,
@@ -37,41 +36,12 @@ from everstep.store.base import (
     WorkerRow,
 )
 from everstep.store.line import Line
+from everstep.store.sqlite_file import check, connect, create, in_our_words, path_of
 from everstep.store.sqlite_group import RUN, SQL, GroupWriter
 from everstep.store.turnstile import Lifeline, Turnstile
 
 T = TypeVar("T")
-APPLICATION = 0x45565354  # "EVST" in the header of our files
-BLOB = b"\x01"  # a value that starts so is the id of a blob
-
-# Errors of SQLite that say "not now", not "not so".
-_UNAVAILABLE = {
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_NOMEM,
-}
-
-
-def path_of(url: str) -> str:
-    """
-    The file a ``sqlite://`` URL names, or ``":memory:"``.
-
-    >>> path_of("sqlite:///data/runs.db"), path_of("sqlite:////var/runs.db"), path_of("sqlite://")
-    ('data/runs.db', '/var/runs.db', ':memory:')
-    """
-    if url in (":memory:", "sqlite://", "sqlite:///:memory:"):
-        return ":memory:"
-    parts = urlsplit(url)
-    if parts.scheme != "sqlite" or parts.netloc or not parts.path.strip("/"):
-        raise ConfigError(
-            f"'{url}' names no SQLite file; write sqlite:///everstep.db (beside the program), "
-            "sqlite:////var/lib/app/everstep.db (absolute) or sqlite:// (in memory)"
-        )
-    return unquote(parts.path[1:])
+_log = Logger("everstep.store")
 
 
 class SqliteStore:
@@ -87,9 +57,9 @@ class SqliteStore:
         self._turnstile: Turnstile | None = None
         self._line: Line | None = None
         self._reads: Line | None = None
-        self._db: sqlite3.Connection
-        self._read_db: sqlite3.Connection
-        self._writer: GroupWriter
+        self._db: sqlite3.Connection | None = None
+        self._read_db: sqlite3.Connection | None = None
+        self._last_blob = ""  # where the sweep is in the large values
 
     # ---- opening and closing
 
@@ -105,62 +75,23 @@ class SqliteStore:
             raise
 
     def _open_writer(self) -> None:
-        with self._said():
+        with in_our_words(self._path):
             if not self._memory:
-                parent = Path(self._path).absolute().parent
-                if not parent.is_dir():
-                    raise StoreUnavailable(f"{self._path}: the folder {parent} does not exist; create it first")
-                self._check_header()
+                check(self._path)
                 self._folder.mkdir(mode=0o700, exist_ok=True)
                 self._turnstile = Turnstile(self._folder)
                 self._turnstile.enter()
             try:
-                self._db = self._connect()
-                self._create()
+                self._db = connect(self._path)
+                create(self._db, self._path)
             finally:
                 if self._turnstile is not None:
                     self._turnstile.leave()
             self._writer = GroupWriter(self._db)
 
-    def _check_header(self) -> None:
-        """Look at the file before SQLite does, so that a foreign one is not touched at all."""
-        path = Path(self._path)
-        if path.is_dir():
-            raise NotAStore(str(path), "it is a folder, and a SQLite store is one file")
-        if path.exists() and path.stat().st_size:
-            with path.open("rb") as file:
-                head = file.read(16)
-            if head != b"SQLite format 3\x00":
-                raise NotAStore(str(path), "it is no SQLite file")
-
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(
-            self._path, isolation_level=None, check_same_thread=False, timeout=10, cached_statements=256
-        )
-        for pragma in ("synchronous=FULL", "cache_size=-65536", "wal_autocheckpoint=4000", "temp_store=MEMORY"):
-            db.execute(f"PRAGMA {pragma}")
-        return db
-
-    def _create(self) -> None:
-        db = self._db
-        application = db.execute("PRAGMA application_id").fetchone()[0]
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if application != APPLICATION:
-            if tables:
-                raise NotAStore(self._path, "it is a SQLite file of another program")
-            db.execute("PRAGMA journal_mode=WAL")
-            schema = files("everstep.store.schema").joinpath("sqlite.sql").read_text("utf-8")
-            db.executescript(
-                f"BEGIN IMMEDIATE;\n{schema}\nPRAGMA application_id={APPLICATION};"
-                f"PRAGMA user_version={SCHEMA};\nCOMMIT;"
-            )
-        elif version > SCHEMA:
-            raise SchemaTooNew(self._path, found=version, known=SCHEMA)
-        db.execute("PRAGMA journal_mode=WAL")
-
     def _open_reader(self) -> None:
-        self._read_db = self._db if self._memory else self._connect()
+        with in_our_words(self._path):
+            self._read_db = self._db if self._memory else connect(self._path)
 
     async def close(self) -> None:
         """Close connections and threads; this process's worker locks are freed."""
@@ -168,14 +99,20 @@ class SqliteStore:
         if line is None:
             return
         if reads is not None and reads is not line:
-            await reads.do(lambda: self._read_db.close() if hasattr(self, "_read_db") else None)
+            await reads.do(self._close_reader)
             reads.stop()
         await line.do(self._close_writer)
         line.stop()
 
+    def _close_reader(self) -> None:
+        db, self._read_db = self._read_db, None
+        if db is not None:
+            db.close()
+
     def _close_writer(self) -> None:
-        if hasattr(self, "_db"):
-            self._db.close()
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()
         for lifeline in self._lifelines.values():
             lifeline.free(forget=False)
         self._lifelines.clear()
@@ -185,59 +122,53 @@ class SqliteStore:
 
     # ---- doing things in the right thread
 
-    @contextmanager
-    def _said(self) -> Iterator[None]:
-        """Say errors of SQLite in our words."""
+    def _in_turn(self, fn: Callable[[], T]) -> T:
+        """Write when it is this process's turn."""
+        if self._turnstile is None:
+            return fn()
+        self._turnstile.enter()
         try:
-            yield
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", None)
-            if code is not None and (code & 0xFF) in _UNAVAILABLE:
-                raise StoreUnavailable(f"{self._path}: {error}") from error
-            if code is not None and (code & 0xFF) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-                raise NotAStore(self._path, str(error)) from error
-            raise
-        except OSError as error:
-            raise StoreUnavailable(f"{self._path}: {error}") from error
+            return fn()
+        finally:
+            self._turnstile.leave()
 
-    def _writing(self, fn: Callable[[], T]) -> T:
-        with self._said():
-            if self._turnstile is None:
-                return fn()
-            self._turnstile.enter()
-            try:
-                return fn()
-            finally:
-                self._turnstile.leave()
+    async def _write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """One transaction in the writer thread."""
 
-    def _transaction(self, fn: Callable[[], T]) -> T:
-        def inside() -> T:
-            self._db.execute("BEGIN IMMEDIATE")
+        def transaction(db: sqlite3.Connection) -> T:
+            db.execute("BEGIN IMMEDIATE")
             try:
-                result = fn()
-                self._db.execute("COMMIT")
+                result = fn(db)
+                db.execute("COMMIT")
             except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
                 raise
             return result
 
-        return self._writing(inside)
+        return await self._on_writer(lambda db: self._in_turn(lambda: transaction(db)))
 
-    async def _write(self, fn: Callable[[], T]) -> T:
-        if self._line is None:
-            raise StoreError(f"the store {self.url} is not open")
-        return await self._line.do(lambda: self._transaction(fn))
-
-    async def _read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
-        if self._reads is None:
+    async def _on_writer(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        line, db = self._line, self._db
+        if line is None or db is None:
             raise StoreError(f"the store {self.url} is not open")
 
         def inside() -> T:
-            with self._said():
-                return fn(self._read_db)
+            with in_our_words(self._path):
+                return fn(db)
 
-        return await self._reads.do(inside)
+        return await line.do(inside)
+
+    async def _read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        line, db = self._reads, self._read_db
+        if line is None or db is None:
+            raise StoreError(f"the store {self.url} is not open")
+
+        def inside() -> T:
+            with in_our_words(self._path):
+                return fn(db)
+
+        return await line.do(inside)
 
     # ---- the commit
 
@@ -245,16 +176,17 @@ class SqliteStore:
         self, worker: WorkerRef | None, batches: Sequence[Batch], claim: Claim | None = None
     ) -> Committed:
         """One group, one transaction; then claims."""
-        if self._line is None:
-            raise StoreError(f"the store {self.url} is not open")
-        return await self._line.do(
-            lambda: self._writing(lambda: self._load_inputs(self._writer.write(worker, batches, claim, self.now())))
-        )
 
-    def _load_inputs(self, done: Committed) -> Committed:
-        for run in done.claimed:
-            run.input = self._whole(self._db, run.input)
-        return done
+        def write(db: sqlite3.Connection) -> Committed:
+            writer = self._writer
+            if not batches and (claim is None or not writer.anything(claim, self.now())):
+                return Committed([])
+            done = self._in_turn(lambda: writer.write(worker, batches, claim, self.now()))
+            for run in _runs_of(done):
+                self._fill(db, run)
+            return done
+
+        return await self._on_writer(write)
 
     def now(self) -> int:
         """The clock of this machine, which all processes of a SQLite file share."""
@@ -265,34 +197,39 @@ class SqliteStore:
     async def register(self, name: str, address: str, handlers: Sequence[str]) -> WorkerRef:
         """Enter this process, with a lock the kernel frees when it dies."""
 
-        def insert() -> WorkerRef:
-            row = self._db.execute(SQL["register"], (name, address, json.dumps(list(handlers)), self.now()))
-            assert row.lastrowid is not None
+        def insert(db: sqlite3.Connection) -> WorkerRef:
+            row = db.execute(SQL["register"], (name, address, json.dumps(list(handlers)), self.now()))
+            number = row.lastrowid
+            assert number is not None
             if not self._memory:
-                self._lifelines[row.lastrowid] = Lifeline(self._folder, row.lastrowid)
-            return WorkerRef(row.lastrowid, 1, name)
+                self._free(number, forget=False)  # of a try that was rolled back
+                self._lifelines[number] = Lifeline(self._folder, number)
+            return WorkerRef(number, 1, name)
 
         return await self._write(insert)
 
     async def subscribe(self, subscriptions: Sequence[Subscription], handlers: Sequence[str]) -> None:
         """Replace the subscriptions of these handlers; adopt what waited for them."""
 
-        def replace() -> None:
-            before = set(self._db.execute(SQL["subscriptions"]))
+        def replace(db: sqlite3.Connection) -> None:
+            before = set(db.execute(SQL["subscriptions"]))
             after = {row for row in before if row[1] not in set(handlers)}
             after |= {(s.topic, s.handler, int(s.fifo), s.delay) for s in subscriptions}
-            if after == before:
-                return
-            self._db.execute("DELETE FROM subscription")
-            self._db.executemany("INSERT INTO subscription VALUES (?, ?, ?, ?)", sorted(after))
-            self._db.execute("UPDATE fact SET value = value + 1 WHERE name = 'subscriptions'")
-            self._writer.adopt([s.topic for s in subscriptions], self.now())
+            if after != before:
+                db.execute("DELETE FROM subscription")
+                db.executemany("INSERT INTO subscription VALUES (?, ?, ?, ?)", sorted(after))
+                db.execute("UPDATE fact SET value = value + 1 WHERE name = 'subscriptions'")
 
         await self._write(replace)
+        topics = {s.topic for s in subscriptions}
+        last: int | None = 0
+        while last is not None:
+            last = await self._write(lambda db, after=last: self._writer.adopt(topics, after, self.now()))  # type: ignore[misc]
 
     async def beat(self, worker: WorkerRef) -> bool:
         """Raise the counter; False when declared dead."""
-        return await self._write(lambda: self._db.execute(SQL["beat"], (worker.id, worker.epoch)).rowcount == 1)
+        seen = (worker.id, worker.epoch)
+        return await self._write(lambda db: db.execute(SQL["beat"], seen).rowcount == 1)
 
     async def workers(self) -> list[WorkerRow]:
         """Every worker row."""
@@ -312,25 +249,28 @@ class SqliteStore:
     async def take_over(self, worker: WorkerRow) -> int:
         """Bury the worker and free its runs."""
 
-        def bury() -> int:
-            if self._db.execute(SQL["bury"], (worker.id, worker.epoch)).rowcount == 0:
+        def bury(db: sqlite3.Connection) -> int:
+            if db.execute(SQL["bury"], (worker.id, worker.epoch)).rowcount == 0:
                 return 0
-            return self._db.execute(SQL["free_runs"], (worker.id,)).rowcount
+            return db.execute(SQL["free_runs"], (worker.id,)).rowcount
 
         return await self._write(bury)
 
     async def retire(self, worker: WorkerRef) -> None:
         """Leave in order."""
 
-        def leave() -> None:
-            if self._db.execute(SQL["bury"], (worker.id, worker.epoch)).rowcount:
-                self._db.execute(SQL["free_runs"], (worker.id,))
-                self._db.execute(SQL["forget_worker"], (worker.id,))
+        def leave(db: sqlite3.Connection) -> None:
+            if db.execute(SQL["bury"], (worker.id, worker.epoch)).rowcount:
+                db.execute(SQL["free_runs"], (worker.id,))
+                db.execute(SQL["forget_worker"], (worker.id,))
 
         await self._write(leave)
-        lifeline = self._lifelines.pop(worker.id, None)
+        self._free(worker.id, forget=True)
+
+    def _free(self, worker: int, *, forget: bool) -> None:
+        lifeline = self._lifelines.pop(worker, None)
         if lifeline is not None:
-            lifeline.free(forget=True)
+            lifeline.free(forget=forget)
 
     async def asked(self, worker: WorkerRef) -> list[Run]:
         """What was asked of this worker's runs."""
@@ -346,49 +286,41 @@ class SqliteStore:
 
     async def sweep(self, keep: int) -> tuple[int, int]:
         """Repair what must never be, forget what is old."""
-        return await self._write(lambda: (self._repair(), self._forget(self.now() - keep)))
-
-    def _repair(self) -> int:
-        db = self._db
-        repairs = 0
-        for (run,) in db.execute(SQL["lost_wakes"]).fetchall() + db.execute(SQL["orphaned_runs"]).fetchall():
-            db.execute("UPDATE run SET status = 2, worker = NULL, due_at = NULL WHERE id = ?", (run,))
-            repairs += 1
-        for name in db.execute(SQL["headless_keys"]).fetchall():
-            head = db.execute(SQL["next_of_key"], name).fetchone()
-            db.execute(SQL["make_ready"], head)
-            db.execute("UPDATE key SET head = ? WHERE handler = ? AND key = ?", (*head, *name))
-            repairs += 1
-        return repairs
-
-    def _forget(self, before: int) -> int:
-        db = self._db
-        old = db.execute(SQL["old_runs"], (before,)).fetchall()
-        ids = [(run,) for run, _ in old]
-        for table in ("entry", "promise"):
-            db.executemany(f"DELETE FROM {table} WHERE run = ?", ids)
-        db.executemany("DELETE FROM blob WHERE owner = ?", [(rid,) for _, rid in old])
-        db.executemany("DELETE FROM run WHERE id = ?", ids)
-        db.execute("DELETE FROM worker WHERE alive = 0 AND NOT EXISTS (SELECT 1 FROM run WHERE worker = worker.id)")
-        return len(old)
+        before = self.now() - keep
+        repairs = deleted = 0
+        if await self._read(sqlite_sweep.torn):
+            repairs = await self._write(sqlite_sweep.repair)
+        if await self._read(lambda db: sqlite_sweep.old(db, before)):
+            deleted, workers = await self._write(lambda db: sqlite_sweep.forget(db, before))
+            for worker in workers:
+                Lifeline.forget(self._folder, worker)
+        last = self._last_blob
+        lost, self._last_blob = await self._read(lambda db: sqlite_sweep.unnamed_blobs(db, last, self.now()))
+        if lost:
+            rows = [(blob,) for blob in lost]
+            await self._write(lambda db: db.executemany("DELETE FROM blob WHERE id = ?", rows))
+        return repairs, deleted
 
     # ---- reading
 
     def _runs(self, db: sqlite3.Connection, sql: str, arguments: Sequence[object]) -> list[Run]:
-        runs = [Run(*row) for row in db.execute(sql, tuple(arguments))]
-        for run in runs:
-            run.input = self._whole(db, run.input)
-            run.output = None if run.output is None else self._whole(db, run.output)
-        return runs
+        return [self._fill(db, Run(*row)) for row in db.execute(sql, tuple(arguments)).fetchall()]
 
-    @staticmethod
-    def _whole(db: sqlite3.Connection, value: bytes) -> bytes:
-        """The value itself, where the row only names a blob."""
+    def _fill(self, db: sqlite3.Connection, run: Run) -> Run:
+        """Put large values in their places."""
+        run.input = self._whole(db, run.input)
+        run.output = None if run.output is None else self._whole(db, run.output)
+        return run
+
+    def _whole(self, db: sqlite3.Connection, value: bytes) -> bytes:
+        """The value itself, where the row only names it; what is gone is logged, and stays a name."""
         if value[:1] != BLOB:
             return value
-        row = db.execute(SQL["get_blob"], (value[1:].decode(),)).fetchone()
+        blob = value[1:].decode()
+        row = db.execute(SQL["get_blob"], (blob,)).fetchone()
         if row is None:
-            raise StoreError(f"the large value {value[1:].decode()} is gone from the store")
+            _log.error("a large value is gone from the store", {"blob": blob, "store": self.url})
+            return value
         whole: bytes = row[0]
         return whole
 
@@ -477,9 +409,25 @@ class SqliteStore:
     async def put_blob(self, owner: str, data: bytes) -> str:
         """Keep a large value."""
         blob = new_id("b")
-        await self._write(lambda: self._db.execute(SQL["put_blob"], (blob, owner, self.now(), data)))
+        await self._write(lambda db: db.execute(SQL["put_blob"], (blob, owner, self.now(), data)))
         return blob
 
     async def get_blob(self, blob: str) -> bytes:
         """Read it back."""
-        return await self._read(lambda db: self._whole(db, BLOB + blob.encode()))
+        row = await self._read(lambda db: db.execute(SQL["get_blob"], (blob,)).fetchone())
+        if row is None:
+            raise StoreError(f"the large value {blob} is gone from the store {self.url}")
+        data: bytes = row[0]
+        return data
+
+
+def _runs_of(done: Committed) -> list[Run]:
+    """Every run a group answers with."""
+    runs = done.claimed + done.ended
+    for outcome in done.outcomes:
+        if isinstance(outcome, Applied):
+            runs += [r.run for r in outcome.results if isinstance(r, Begun)]
+            runs += [r for r in outcome.results if isinstance(r, Run)]
+        elif isinstance(outcome, Refused) and isinstance(outcome.current, Run):
+            runs.append(outcome.current)
+    return runs

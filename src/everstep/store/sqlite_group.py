@@ -14,33 +14,69 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from heapq import nsmallest
 from operator import attrgetter
 
-from everstep.core.batch import Batch, Due, Outcome, Refused, Run
+from everstep.core.batch import Batch, Due, Outcome, Publish, Refused, Run
 from everstep.core.decide import Decider, claim
 from everstep.core.snapshot import Cell, Key, Needs, Plan, Promise, Snapshot, needs_of
 from everstep.store.base import Claim, Committed, Subscription, WorkerRef
 from everstep.store.queries import load
 
+ADOPT = 1_000  # messages that get their runs in one transaction
 RUN = tuple(f.name for f in fields(Run))
-MUTABLE = (
-    "status input key_pos worker epoch generation wakes parked_wakes waits attempt claims asked"
-    " due_at started_at finished_at output error"
-).split()
-BORN = (
-    "id rid handler mode status input created_at topic trace priority hops parent fp key key_pos"
-    " worker epoch claims due_at started_at"
-).split()
-_born = attrgetter(*BORN)
-_mutable = attrgetter(*MUTABLE, "id")
+_MUTABLE = [
+    "status",
+    "input",
+    "key_pos",
+    "worker",
+    "epoch",
+    "generation",
+    "wakes",
+    "parked_wakes",
+    "waits",
+    "attempt",
+    "claims",
+    "asked",
+    "due_at",
+    "started_at",
+    "finished_at",
+    "output",
+    "error",
+]
+_BORN = [
+    "id",
+    "rid",
+    "handler",
+    "mode",
+    "status",
+    "input",
+    "created_at",
+    "topic",
+    "trace",
+    "priority",
+    "hops",
+    "parent",
+    "fp",
+    "key",
+    "key_pos",
+    "worker",
+    "epoch",
+    "claims",
+    "due_at",
+    "started_at",
+]
+_born = attrgetter(*_BORN)
+_mutable = attrgetter(*_MUTABLE, "id")
 _claimed = attrgetter("status", "worker", "epoch", "claims", "started_at", "error", "id")
+_entry = attrgetter("lane", "pos", "kind", "name", "fp", "seq", "at", "state", "value")
 
 SQL = {
     name: text.format(
         run=", ".join(f'"{c}"' for c in RUN),
-        born=", ".join(f'"{c}"' for c in BORN),
-        born_marks=", ".join("?" for _ in BORN),
-        mutable=", ".join(f'"{c}" = ?' for c in MUTABLE),
+        born=", ".join(f'"{c}"' for c in _BORN),
+        born_marks=", ".join("?" for _ in _BORN),
+        mutable=", ".join(f'"{c}" = ?' for c in _MUTABLE),
     )
     if "{" in text
     else text
@@ -53,29 +89,34 @@ class GroupWriter:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
-        self._subscribers: dict[str, list[Subscription]] = {}
+        self._subscribers: dict[str, Sequence[Subscription]] = {}
         self._subscribers_version = -1
 
-    def write(self, worker: WorkerRef | None, batches: Sequence[Batch], wanted: Claim | None, now: int) -> Committed:
+    def write(
+        self, worker: WorkerRef | None, batches: Sequence[Batch], wanted: Claim | None, now: int
+    ) -> Committed:
         """Apply a group and claim; an exception means that nothing was written."""
         db = self._db
-        if not batches and (wanted is None or not self._anything(wanted, now)):
-            return Committed([])
         db.execute("BEGIN IMMEDIATE")
         try:
-            if worker is not None and db.execute(SQL["fence_worker"], (worker.id, worker.epoch)).rowcount == 0:
+            if (
+                worker is not None
+                and db.execute(SQL["fence_worker"], (worker.id, worker.epoch)).rowcount == 0
+            ):
+                current = db.execute(SQL["worker_epoch"], (worker.id,)).fetchone()
                 db.execute("ROLLBACK")
-                return Committed([Refused("worker_epoch", worker.epoch)] * len(batches))
-            done = self._group(worker, batches, wanted, now)
+                return Committed([Refused("worker_epoch", current and current[0])] * len(batches))
+            decider, done = self._group(worker, batches, wanted, now)
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             self._subscribers_version = -1
             raise
+        decider.committed()
         return done
 
-    def _anything(self, wanted: Claim, now: int) -> bool:
+    def anything(self, wanted: Claim, now: int) -> bool:
         """Look, without a lock, whether there is anything to claim or to promote."""
         due = self._db.execute(SQL["next_due"]).fetchone()[0]
         if due is not None and due <= now:
@@ -84,7 +125,7 @@ class GroupWriter:
 
     def _group(
         self, worker: WorkerRef | None, batches: Sequence[Batch], wanted: Claim | None, now: int
-    ) -> Committed:
+    ) -> tuple[Decider, Committed]:
         light: set[int] = set()
         heavy: list[Batch] = []
         for batch in batches:
@@ -98,12 +139,12 @@ class GroupWriter:
         for batch in due:
             decider.decide(batch)
         outcomes: list[Outcome] = [decider.decide(batch) for batch in batches]
-        self._write(decider.plan, snapshot)
+        plan = decider.plan
+        self._write(plan, snapshot, now)
         claimed: list[Run] = []
         if wanted is not None and worker is not None:
             claimed = self._claim(worker, wanted, now)
-        plan = decider.plan
-        return Committed(outcomes, claimed, plan.ready, plan.ended, plan.asked, plan.due)
+        return decider, Committed(outcomes, claimed, plan.ready, plan.ended, plan.asked, plan.due)
 
     def _due(self, now: int) -> list[Batch]:
         rows = self._db.execute(SQL["due_runs"], (now,)).fetchall()
@@ -112,66 +153,70 @@ class GroupWriter:
     # ---- reading what must be known
 
     def _snapshot(self, heavy: Sequence[Batch], light: set[int]) -> Snapshot:
-        db = self._db
         snap = Snapshot()
         needs = needs_of(heavy)
         light -= needs.runs
         if light:
-            for row in db.execute(SQL["light_runs"], (json.dumps(list(light)),)).fetchall():
-                if row[3] > 1:  # its claims will be written back: read it whole
-                    needs.runs.add(row[0])
-                    continue
-                run = Run(row[0], "", "", 0, row[2], b"", 0)
-                run.epoch, run.claims, run.generation = row[1], row[3], row[4]
-                snap.runs[run.id] = run
+            self._light(light, needs, snap)
         if not heavy and not needs.runs:
             return snap
         if needs.topics:
             self._load_subscribers()
-            snap.subscribers = self._subscribers  # type: ignore[assignment]  # a list is a Sequence
-        known = self._runs(needs)
-        needs.more(known, snap.subscribers)
-        for run in itertools.chain(known, self._missing_parents(needs, known)):
-            snap.runs[run.id] = run
-            snap.rids[run.rid] = run
+            snap.subscribers = self._subscribers
+        self._runs(needs, snap)
         self._rest(needs, snap)
-        last: int | None = db.execute("SELECT max(id) FROM run").fetchone()[0]
+        last: int | None = self._db.execute("SELECT max(id) FROM run").fetchone()[0]
         snap.new_ids = itertools.count((last or 0) + 1)
         return snap
 
-    def _runs(self, needs: Needs) -> list[Run]:
-        rows: list[tuple[object, ...]] = []
-        if needs.runs:
-            rows += self._db.execute(SQL["runs_by_id"], (json.dumps(list(needs.runs)),)).fetchall()
-        if needs.rids:
-            seen = {row[0] for row in rows}
-            more = self._db.execute(SQL["runs_by_rid"], (json.dumps(list(needs.rids)),)).fetchall()
-            rows += [row for row in more if row[0] not in seen]
-        return [Run(*row) for row in rows]  # type: ignore[arg-type]  # the row is RUN
+    def _light(self, light: set[int], needs: Needs, snap: Snapshot) -> None:
+        """Of a run that only adds entries, what its guard asks about is enough."""
+        for row in self._db.execute(SQL["light_runs"], (json.dumps(list(light)),)).fetchall():
+            number, epoch, status, claims, generation = row
+            if claims > 1:  # will be written back: read it whole
+                needs.runs.add(number)
+            else:
+                snap.runs[number] = Run(
+                    number, "", "", 0, status, b"", 0, epoch=epoch, claims=claims, generation=generation
+                )
 
-    def _missing_parents(self, needs: Needs, known: Sequence[Run]) -> list[Run]:
-        missing = needs.runs - {run.id for run in known}
-        if not missing:
+    def _runs(self, needs: Needs, snap: Snapshot) -> None:
+        read = self._by_id(needs.runs)
+        known = {run.id for run in read}
+        for rid in needs.rids:
+            # One by one: json_each would cut a name at a NUL.
+            row = self._db.execute(SQL["run_by_rid"], (rid,)).fetchone()
+            if row is not None and row[0] not in known:
+                read.append(Run(*row))
+        needs.more(read, snap.subscribers)
+        read += self._by_id(needs.runs - {run.id for run in read})
+        for run in read:
+            snap.runs[run.id] = run
+            snap.rids[run.rid] = run
+
+    def _by_id(self, numbers: Iterable[int]) -> list[Run]:
+        listed = list(numbers)
+        if not listed:
             return []
-        rows = self._db.execute(SQL["runs_by_id"], (json.dumps(list(missing)),)).fetchall()
-        return [Run(*row) for row in rows]
+        return [Run(*row) for row in self._db.execute(SQL["runs_by_id"], (json.dumps(listed),)).fetchall()]
 
     def _rest(self, needs: Needs, snap: Snapshot) -> None:
         db = self._db
-        if needs.keys:
-            for row in db.execute(SQL["keys"], (json.dumps(list(needs.keys)),)):
-                snap.keys[row[0], row[1]] = Key(*row)
+        for name in needs.keys:
+            for row in db.execute(SQL["key"], name).fetchall():
+                snap.keys[name] = Key(*row)
         for group in needs.groups:
             keys = frozenset(row[0] for row in db.execute(SQL["group_keys"], (group,)))
             snap.groups[group] = keys
             needs.cells.update((group, key) for key in keys)
-        if needs.cells:
-            for grp, key, value, version in db.execute(SQL["cells"], (json.dumps(list(needs.cells)),)):
-                snap.cells[grp, key] = Cell(value, version)
-        if needs.promises:
-            wanted = [(run.id, name) for rid, name in needs.promises if (run := snap.rids.get(rid)) is not None]
-            for row in db.execute(SQL["promises_by_name"], (json.dumps(wanted),)):
-                snap.promises[row[0], row[1]] = Promise(*row)
+        for name in needs.cells:
+            for row in db.execute(SQL["cell"], name).fetchall():
+                snap.cells[name] = Cell(*row)
+        for rid, name_ in needs.promises:
+            run = snap.rids.get(rid)
+            if run is not None:
+                for row in db.execute(SQL["promise"], (run.id, name_)).fetchall():
+                    snap.promises[run.id, name_] = Promise(*row)
 
     def _load_subscribers(self) -> None:
         version: int = self._db.execute(SQL["subscriptions_version"]).fetchone()[0]
@@ -180,25 +225,19 @@ class GroupWriter:
         found: dict[str, list[Subscription]] = {}
         for topic, handler, fifo, delay in self._db.execute(SQL["subscriptions"]):
             found.setdefault(topic, []).append(Subscription(topic, handler, bool(fifo), delay))
-        self._subscribers = found
+        self._subscribers = dict(found)
         self._subscribers_version = version
 
     # ---- writing the plan
 
-    def _write(self, plan: Plan, snap: Snapshot) -> None:
+    def _write(self, plan: Plan, snap: Snapshot, now: int) -> None:
         db = self._db
         if plan.created:
             db.executemany(SQL["insert_run"], map(_born, plan.created))
         if plan.changed:
             db.executemany(SQL["update_run"], map(_mutable, plan.changed.values()))
         if plan.entries:
-            db.executemany(
-                SQL["insert_entry"],
-                [
-                    (run, gen, e.lane, e.pos, e.kind, e.name, e.fp, e.seq, e.at, e.state, e.value)
-                    for run, gen, e in plan.entries
-                ],
-            )
+            db.executemany(SQL["insert_entry"], [(run, gen, *_entry(e)) for run, gen, e in plan.entries])
         if plan.promises:
             db.executemany(
                 SQL["insert_promise"], [(p.run, p.name, p.state, p.value, p.by, p.at) for p in plan.promises]
@@ -208,7 +247,10 @@ class GroupWriter:
         if plan.unrouted:
             db.executemany(
                 SQL["insert_unrouted"],
-                [(m.mid, m.topic, m.data, m.group, m.priority, m.hops, m.trace, 0) for m in plan.unrouted],
+                [
+                    (m.mid, m.topic, m.data, m.group, m.delay, m.priority, m.hops, m.trace, now)
+                    for m in plan.unrouted
+                ],
             )
         if plan.keys:
             self._write_keys(plan, snap)
@@ -216,8 +258,8 @@ class GroupWriter:
     def _write_cells(self, names: Iterable[tuple[str, str]], snap: Snapshot) -> None:
         put, drop = [], []
         for name in names:
-            cell = snap.cells.get(name)
-            if cell is None or cell.value is None:
+            cell = snap.cells[name]
+            if cell.value is None:
                 drop.append(name)
             else:
                 put.append((*name, cell.value, cell.version))
@@ -227,8 +269,8 @@ class GroupWriter:
     def _write_keys(self, plan: Plan, snap: Snapshot) -> None:
         db = self._db
         for name in plan.keys:
-            key = snap.keys.get(name)
-            if key is None or key.length <= 0:
+            key = snap.keys[name]
+            if key.length == 0:
                 db.execute(SQL["drop_key"], name)
                 continue
             if key.head == 0 and name in plan.advance:
@@ -241,41 +283,47 @@ class GroupWriter:
     # ---- claiming
 
     def _claim(self, worker: WorkerRef, wanted: Claim, now: int) -> list[Run]:
-        claimed: list[Run] = []
-        touched: list[Run] = []
+        """The most urgent, then the oldest, over all handlers that have room."""
+        db = self._db
+        found: list[tuple[int, int]] = []
         for handler, room in wanted.handlers.items():
-            limit = min(room, wanted.total - len(claimed))
-            if limit <= 0:
-                continue
-            for row in self._db.execute(SQL["ready_runs"], (handler, limit)).fetchall():
-                run = Run(*row)
-                touched.append(run)
-                if claim(run, worker.id, now):
-                    claimed.append(run)
-        if touched:
-            self._db.executemany(SQL["claim_run"], map(_claimed, touched))
+            limit = min(room, wanted.total)
+            if limit > 0:
+                found += db.execute(SQL["ready_runs"], (handler, limit)).fetchall()
+        if not found:
+            return []
+        if len(found) > wanted.total:
+            found = nsmallest(wanted.total, found)
+        runs = {run.id: run for run in self._by_id(number for _, number in found)}
+        claimed = [run for _, number in sorted(found) if claim(run := runs[number], worker.id, now)]
+        db.executemany(SQL["claim_run"], map(_claimed, runs.values()))
         return claimed
 
-    def adopt(self, topics: Sequence[str], now: int) -> None:
-        """Turn messages that waited for a subscriber of these topics into runs (inside a transaction)."""
-        from everstep.core.batch import Publish
+    # ---- messages that waited for a subscriber
 
-        rows = self._db.execute(SQL["routed"], (json.dumps(list(topics)),)).fetchall()
-        if not rows:
-            return
-        batches = [
-            Batch(changes=[Publish(mid, topic, data, grp, None, priority, hops, trace)])
-            for _, mid, topic, data, grp, priority, hops, trace in rows
+    def adopt(self, topics: Iterable[str], after: int, now: int) -> int | None:
+        """
+        Give runs to messages of these topics, inside a transaction; at most `ADOPT` of them.
+
+        Returns the number of the last one looked at, None when there are no more.
+        """
+        db = self._db
+        waiting = [
+            row for topic in topics for row in db.execute(SQL["waiting"], (topic, after, ADOPT)).fetchall()
         ]
+        waiting = nsmallest(ADOPT, waiting)
+        if not waiting:
+            return None
+        batches = []
+        for _, mid, topic, data, group, delay, priority, hops, trace, at in waiting:
+            rest = None if delay is None else max(0, at + delay - now)
+            batches.append(Batch(changes=[Publish(mid, topic, data, group, rest, priority, hops, trace)]))
         snapshot = self._snapshot(batches, set())
         decider = Decider(snapshot, None, now)
-        routed = []
-        for row, batch in zip(rows, batches, strict=True):
-            outcome = decider.decide(batch)
-            if not isinstance(outcome, Refused):
-                routed.append((row[0],))
-        decider.plan.unrouted.clear()
-        self._write(decider.plan, snapshot)
-        self._db.executemany("DELETE FROM unrouted WHERE id = ?", routed)
-
-
+        outcomes = [decider.decide(batch) for batch in batches]
+        # One without a group, now that a FIFO Step subscribed, stays where people see it.
+        adopted = [(row[0],) for row, o in zip(waiting, outcomes, strict=True) if not isinstance(o, Refused)]
+        self._write(decider.plan, snapshot, now)
+        db.executemany("DELETE FROM unrouted WHERE id = ?", adopted)
+        last: int = waiting[-1][0]
+        return last

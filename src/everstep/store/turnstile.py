@@ -4,14 +4,21 @@ SQLite's own lock is not fair: of two busy writers one starves the other
 (12,381 commits against 1).  Here a writer takes the turnstile, then the lock,
 then frees the turnstile: whoever waits in the turnstile is next.
 
-Floor 2.  May import: floor 0.  Imported by: store.sqlite.
+Floor 2.  May import: clock.  Imported by: store.sqlite.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import select
 from pathlib import Path
+
+from everstep.clock import system
+
+PATIENCE = 10.0  # seconds; then somebody holds the lock who does not move
+_PAUSE = 0.00005
+_LONGEST_PAUSE = 0.002
 
 
 class Turnstile:
@@ -22,10 +29,18 @@ class Turnstile:
         self._lock = os.open(folder / "write", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def enter(self) -> None:
-        """Wait for the right to write."""
-        fcntl.flock(self._turn, fcntl.LOCK_EX)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        fcntl.flock(self._turn, fcntl.LOCK_UN)
+        """
+        Wait for the right to write.
+
+        Raises:
+            TimeoutError: Another process keeps it and does not move.
+        """
+        give_up = system.monotonic() + PATIENCE
+        _take(self._turn, give_up)
+        try:
+            _take(self._lock, give_up)
+        finally:
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
 
     def leave(self) -> None:
         """Hand the right on."""
@@ -35,6 +50,24 @@ class Turnstile:
         """Forget both locks."""
         os.close(self._turn)
         os.close(self._lock)
+
+
+def _take(lock: int, give_up: float) -> None:
+    # By looking again and again: a lock that blocks cannot be given up, and a
+    # process that was suspended while it held one would hang all the others.
+    pause = _PAUSE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if system.monotonic() > give_up:
+                raise TimeoutError(
+                    f"another process has kept the right to write for {PATIENCE:.0f} s; is one suspended?"
+                ) from None
+            select.select((), (), (), pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+        else:
+            return
 
 
 class Lifeline:
@@ -65,3 +98,8 @@ class Lifeline:
         finally:
             os.close(fd)
         return True
+
+    @staticmethod
+    def forget(folder: Path, worker: int) -> None:
+        """Remove what is left of a worker that is gone for good."""
+        (folder / f"worker-{worker}").unlink(missing_ok=True)

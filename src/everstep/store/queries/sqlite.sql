@@ -2,6 +2,9 @@
 -- Number this worker's commit; no row: somebody declared it dead.
 UPDATE worker SET commits = commits + 1 WHERE id = ? AND epoch = ?
 
+-- worker_epoch --
+SELECT epoch FROM worker WHERE id = ?
+
 -- light_runs --
 -- What a batch of entries alone must know of its runs.
 SELECT id, epoch, status, claims, generation FROM run WHERE id IN (SELECT value FROM json_each(?))
@@ -9,23 +12,17 @@ SELECT id, epoch, status, claims, generation FROM run WHERE id IN (SELECT value 
 -- runs_by_id --
 SELECT {run} FROM run WHERE id IN (SELECT value FROM json_each(?))
 
--- runs_by_rid --
-SELECT {run} FROM run WHERE rid IN (SELECT value FROM json_each(?))
+-- key --
+SELECT handler, key, head, tail, length FROM key WHERE handler = ? AND key = ?
 
--- keys --
-SELECT k.handler, k.key, k.head, k.tail, k.length
-FROM json_each(?) n JOIN key k ON k.handler = n.value ->> 0 AND k.key = n.value ->> 1
-
--- cells --
-SELECT k.grp, k.key, k.value, k.version
-FROM json_each(?) n JOIN kv k ON k.grp = n.value ->> 0 AND k.key = n.value ->> 1
+-- cell --
+SELECT value, version FROM kv WHERE grp = ? AND key = ?
 
 -- group_keys --
 SELECT key FROM kv WHERE grp = ?
 
--- promises_by_name --
-SELECT p.run, p.name, p.state, p.value, p."by", p.at
-FROM json_each(?) n JOIN promise p ON p.run = n.value ->> 0 AND p.name = n.value ->> 1
+-- promise --
+SELECT run, name, state, value, "by", at FROM promise WHERE run = ? AND name = ?
 
 -- due_runs --
 -- Scheduled and parked runs whose time has come, longest overdue first.
@@ -35,8 +32,8 @@ SELECT id FROM run WHERE due_at <= ? ORDER BY due_at LIMIT 1000
 SELECT min(due_at) FROM run WHERE due_at IS NOT NULL
 
 -- ready_runs --
--- The oldest ready runs of one handler, most urgent first.
-SELECT {run} FROM run WHERE status = 2 AND handler = ? ORDER BY priority DESC, id LIMIT ?
+-- The oldest ready runs of one handler, most urgent first; small numbers go first.
+SELECT -priority, id FROM run WHERE status = 2 AND handler = ? ORDER BY priority DESC, id LIMIT ?
 
 -- any_ready --
 SELECT 1 FROM run WHERE status = 2 AND handler IN (SELECT value FROM json_each(?)) LIMIT 1
@@ -65,7 +62,7 @@ DELETE FROM key WHERE handler = ? AND key = ?
 SELECT id FROM run WHERE status = 1 AND handler = ? AND key = ? ORDER BY key_pos LIMIT 1
 
 -- make_ready --
-UPDATE run SET status = 2, due_at = NULL WHERE id = ?
+UPDATE run SET status = 2, worker = NULL, due_at = NULL WHERE id = ?
 
 -- put_cell --
 INSERT OR REPLACE INTO kv (grp, key, value, version) VALUES (?, ?, ?, ?)
@@ -77,12 +74,13 @@ DELETE FROM kv WHERE grp = ? AND key = ?
 INSERT INTO promise (run, name, state, value, "by", at) VALUES (?, ?, ?, ?, ?, ?)
 
 -- insert_unrouted --
-INSERT INTO unrouted (mid, topic, data, grp, priority, hops, trace, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO unrouted (mid, topic, data, grp, delay, priority, hops, trace, at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 
--- routed --
+-- waiting --
 -- Messages that waited for a subscriber of their topic, oldest first.
-SELECT id, mid, topic, data, grp, priority, hops, trace FROM unrouted
-WHERE topic IN (SELECT value FROM json_each(?)) ORDER BY id
+SELECT id, mid, topic, data, grp, delay, priority, hops, trace, at FROM unrouted
+WHERE topic = ? AND id > ? ORDER BY id LIMIT ?
 
 -- register --
 INSERT INTO worker (name, address, handlers, started_at) VALUES (?, ?, ?, ?)
@@ -100,9 +98,6 @@ UPDATE worker SET epoch = epoch + 1, alive = 0 WHERE id = ? AND epoch = ?
 -- free_runs --
 -- Make ready what a dead worker held; what it was asked to do is still asked.
 UPDATE run SET status = 2, worker = NULL WHERE worker = ? AND status = 3
-
--- held_handlers --
-SELECT DISTINCT handler FROM run WHERE worker = ?
 
 -- forget_worker --
 DELETE FROM worker WHERE id = ?
@@ -125,7 +120,29 @@ AND EXISTS (SELECT 1 FROM run q WHERE q.status = 1 AND q.handler = k.handler AND
 SELECT r.id FROM run r LEFT JOIN worker w ON w.id = r.worker WHERE r.worker IS NOT NULL AND r.status = 3 AND w.id IS NULL
 
 -- old_runs --
-SELECT id, rid FROM run WHERE status >= 7 AND status <> 8 AND finished_at < ? LIMIT 500
+-- Ended runs to forget; never the newest of all, whose number would be given again.
+SELECT id, rid FROM run WHERE status IN (7, 9, 10) AND finished_at < ?
+AND id < (SELECT max(id) FROM run) ORDER BY finished_at LIMIT 500
+
+-- gone_workers --
+-- Dead workers that hold nothing any more.
+SELECT id FROM worker WHERE alive = 0 AND NOT EXISTS (SELECT 1 FROM run WHERE run.worker = worker.id)
+
+-- drop_message_blob --
+-- The large value of a message, once none of its runs is left: r_x, r_x-1, r_x-2.
+DELETE FROM blob WHERE owner = 'mid:m_' || ?1
+AND NOT EXISTS (SELECT 1 FROM run WHERE rid = 'r_' || ?1 OR (rid > 'r_' || ?1 || '-' AND rid < 'r_' || ?1 || '.'))
+
+-- blobs_after --
+-- The next large values that are old enough, each with whether its owner is there.
+SELECT b.id, CASE substr(b.owner, 1, 4)
+    WHEN 'rid:' THEN EXISTS (SELECT 1 FROM run WHERE rid = substr(b.owner, 5))
+    WHEN 'run:' THEN EXISTS (SELECT 1 FROM run WHERE id = CAST(substr(b.owner, 5) AS INTEGER))
+    ELSE EXISTS (SELECT 1 FROM unrouted WHERE mid = substr(b.owner, 5))
+        OR EXISTS (SELECT 1 FROM run WHERE rid >= 'r_' || substr(b.owner, 7)
+                   AND rid < 'r_' || substr(b.owner, 7) || '.')
+    END
+FROM blob b WHERE b.id > ? AND b.at < ? ORDER BY b.id LIMIT 200
 
 -- run_by_rid --
 SELECT {run} FROM run WHERE rid = ?

@@ -1,7 +1,8 @@
 -- The tables of a SQLite store, version 1.  Times are microseconds since 1970.
 
+-- Numbers of workers are never used again: a zombie's commits name its own.
 CREATE TABLE worker (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL,
     epoch INTEGER NOT NULL DEFAULT 1,
     beat INTEGER NOT NULL DEFAULT 0,
@@ -12,13 +13,13 @@ CREATE TABLE worker (
     started_at INTEGER NOT NULL
 );
 
+-- Values that may be long come last: SQLite reads a row from the left.
 CREATE TABLE run (
     id INTEGER PRIMARY KEY,
     rid TEXT NOT NULL UNIQUE,
     handler TEXT NOT NULL,
     mode INTEGER NOT NULL,
     status INTEGER NOT NULL,
-    input BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     topic TEXT,
     trace TEXT NOT NULL DEFAULT '',
@@ -40,6 +41,7 @@ CREATE TABLE run (
     due_at INTEGER,
     started_at INTEGER,
     finished_at INTEGER,
+    input BLOB NOT NULL,
     output BLOB,
     error BLOB
 );
@@ -50,7 +52,11 @@ CREATE INDEX run_due ON run (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX run_queued ON run (handler, key, key_pos) WHERE status = 1;
 CREATE INDEX run_held ON run (worker) WHERE worker IS NOT NULL;
 CREATE INDEX run_aside ON run (status, id) WHERE status IN (5, 6, 8);
+CREATE INDEX run_torn ON run (id) WHERE status = 4 AND wakes <> parked_wakes;  -- empty, or a defect
+CREATE INDEX run_ended ON run (finished_at) WHERE status IN (7, 9, 10);
 
+-- Rows in the order they were written, and an index with the addresses: a group
+-- of 100 runs then changes a dozen pages, and not one page for each run.
 CREATE TABLE entry (
     run INTEGER NOT NULL,
     generation INTEGER NOT NULL,
@@ -62,9 +68,9 @@ CREATE TABLE entry (
     seq INTEGER,
     at INTEGER NOT NULL,
     state INTEGER NOT NULL,
-    value BLOB,
-    PRIMARY KEY (run, generation, lane, pos)
-) WITHOUT ROWID;
+    value BLOB
+);
+CREATE UNIQUE INDEX entry_address ON entry (run, generation, lane, pos);
 
 CREATE TABLE key (
     handler TEXT NOT NULL,
@@ -107,6 +113,7 @@ CREATE TABLE unrouted (
     topic TEXT NOT NULL,
     data BLOB NOT NULL,
     grp TEXT,
+    delay INTEGER,
     priority INTEGER NOT NULL,
     hops INTEGER NOT NULL,
     trace TEXT NOT NULL,
@@ -114,6 +121,7 @@ CREATE TABLE unrouted (
 );
 CREATE INDEX unrouted_topic ON unrouted (topic);
 
+-- `owner`: the public id of a run, its row id as text, or the id of a message.
 CREATE TABLE blob (
     id TEXT PRIMARY KEY,
     owner TEXT NOT NULL,
