@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
-from everstep.core.batch import Batch, Begin, Finish, Outcome, Publish, Refused
+from everstep.core.batch import Batch, Begin, Change, Finish, Outcome, Publish, Refused
 from everstep.errors import Fenced, StoreUnavailable
 from everstep.log import Logger
-from everstep.store.base import Claim, Committed, Store, WorkerRef
+from everstep.store.base import BLOB, Claim, Committed, Store, WorkerRef
 
 GROUP_BYTES = 1 << 20
 BLOB_BYTES = 64 << 10
@@ -161,27 +162,35 @@ class Committer:
     # ---- large values travel before and outside the commit
 
     async def _outside(self, batch: Batch) -> None:
-        owner = str(batch.run)
-        for entry in batch.entries:
-            if entry.value is not None and len(entry.value) > BLOB_BYTES:
-                entry.value = await self._blob(owner, entry.value)
-        for change in batch.changes:
-            match change:
-                case Begin() if len(change.input) > BLOB_BYTES:
-                    change.input = await self._blob(change.rid, change.input)
-                case Publish() if len(change.data) > BLOB_BYTES:
-                    change.data = await self._blob(change.mid, change.data)
-                case Finish() if change.output is not None and len(change.output) > BLOB_BYTES:
-                    change.output = await self._blob(owner, change.output)
-                case _:
-                    pass
+        # Copies: whoever made the batch goes on with the values themselves.
+        owner = f"run:{batch.run}"
+        batch.entries = [
+            replace(entry, value=await self._blob(owner, entry.value)) if _large(entry.value) else entry
+            for entry in batch.entries
+        ]
+        batch.changes = [await self._change_outside(change, owner) for change in batch.changes]
 
-    async def _blob(self, owner: str, value: bytes) -> bytes:
+    async def _change_outside(self, change: Change, owner: str) -> Change:
+        match change:
+            case Begin() if _large(change.input):
+                return replace(change, input=await self._blob(f"rid:{change.rid}", change.input))
+            case Publish() if _large(change.data):
+                return replace(change, data=await self._blob(f"mid:{change.mid}", change.data))
+            case Finish() if _large(change.output):
+                return replace(change, output=await self._blob(owner, change.output))
+        return change
+
+    async def _blob(self, owner: str, value: bytes | None) -> bytes:
+        assert value is not None
         while True:
             try:
-                return b"\x01" + (await self._store.put_blob(owner, value)).encode()
+                return BLOB + (await self._store.put_blob(owner, value)).encode()
             except StoreUnavailable as error:
                 if self._closing:
                     raise
                 self._owner.store_lost(error)
                 await asyncio.sleep(0.5)
+
+
+def _large(value: bytes | None) -> bool:
+    return value is not None and len(value) > BLOB_BYTES
