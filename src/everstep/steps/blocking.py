@@ -56,7 +56,7 @@ class Portal:
             ContextClosed: This is the loop's own thread, which would wait for itself; or the loop is gone.
         """
         name = getattr(fn, "__name__", "this")
-        if threading.get_ident() == self._loop_thread:
+        if threading.get_ident() == self._loop_thread and self._loop.is_running():
             raise ContextClosed(
                 f"ctx.{name}",
                 why="this is the thread of the loop, which would wait for itself",
