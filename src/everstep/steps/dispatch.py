@@ -12,7 +12,7 @@ Imported by: http, app.
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import isawaitable
@@ -24,7 +24,7 @@ from everstep.engine import executors
 from everstep.engine.attempt import Attempt
 from everstep.engine.effects import Effects
 from everstep.engine.registry import Ended, Handler
-from everstep.errors import EverstepError, TerminalError, did_you_mean
+from everstep.errors import EverstepError, NotEncodable, TerminalError, did_you_mean
 from everstep.log import Logger
 from everstep.steps.blocking import Portal, SyncStepContext
 from everstep.steps.context import StepContext, TriggerInfo
@@ -34,13 +34,15 @@ from everstep.steps.request import (
     Request,
     Response,
     accept,
+    comes_in_parts,
     dump_request,
     dump_response,
+    json_of,
     load_request,
 )
 from everstep.steps.step import Argument, Step, arguments, runs_on_loop
 from everstep.steps.triggers import AnyTrigger, HttpTrigger, QueueTrigger
-from everstep.steps.validator import InvalidInput, load_plain, plain_value
+from everstep.steps.validator import InvalidInput, load_plain
 
 AnyStep = Step[Any, Any]
 
@@ -82,7 +84,11 @@ def handler_of(step: AnyStep, *, dev: bool = False) -> Handler:
             raise TerminalError(f"the input of Step '{step.name}' does not fit. {error}") from error
         ctx = _context(step, trigger, input, attempt.effects, attempt.number, run.rid)
         if isinstance(trigger, HttpTrigger):
-            return Ended(dump_response(await _answered(step, trigger, ctx, input, dev)))
+            response = await _answered(step, trigger, ctx, input, dev)
+            try:
+                return Ended(dump_response(response))
+            except NotEncodable as error:  # another attempt would answer the same
+                raise TerminalError(str(error)) from error
         if not await _holds(trigger, ctx, input):
             return Ended(skipped=True)
         await _called(step, trigger, ctx, input, run.input)
@@ -130,7 +136,7 @@ async def respond(
         response = await _answered(step, trigger, ctx, request, dev)
         await effects.flush()
     finally:
-        if response is None or not _streams(response.body):
+        if response is None or not comes_in_parts(response.body):
             effects.close(_ANSWERED)
     return response
 
@@ -295,21 +301,17 @@ def _envelope(step: AnyStep, answer: Mapping[Any, Any], ctx: StepContext, dev: b
 def _check(step: AnyStep, trigger: HttpTrigger, response: Response, ctx: StepContext, dev: bool) -> None:
     """Hold a response against what its trigger declares for its status."""
     declared = trigger.responses.get(response.status)
-    if declared is None or isinstance(response.body, bytes) or _streams(response.body):
+    if declared is None or isinstance(response.body, bytes) or comes_in_parts(response.body):
         return
     body = response.body
     try:
-        declared.validate(body if declared.typed else plain_value(body, "the response"), "body")
+        declared.validate(body if declared.typed else load_plain(json_of(body)), "body")
     except (InvalidInput, TypeError) as error:
         if dev:
             raise BadResponse(
                 step.name, f"{response.status} with a body that is not what {trigger.route} declares. {error}"
             ) from error
         ctx.logger.error("the response is not what is declared", route=trigger.route, faults=str(error))
-
-
-def _streams(body: Any) -> bool:
-    return isinstance(body, AsyncIterable) or hasattr(body, "__next__") or hasattr(body, "body_iterator")
 
 
 def _kind(value: Any) -> str:

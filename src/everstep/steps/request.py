@@ -10,15 +10,18 @@ Floor 5.  May import: triggers, validator, errors.  Imported by: steps, http.
 
 from __future__ import annotations
 
+import sys
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic
 
+from pydantic_core import PydanticSerializationError, from_json, to_json
 from typing_extensions import TypeVar
 
-from everstep.errors import did_you_mean
+from everstep.errors import NotEncodable, did_you_mean
 from everstep.steps.triggers import HttpTrigger
 from everstep.steps.validator import PLAIN, InvalidInput, Validator, plain_json, plain_value
 
@@ -234,6 +237,31 @@ def load_request(data: bytes) -> Request[Any]:
     )
 
 
+def json_of(body: Any, where: str = "the response") -> bytes:
+    """
+    The JSON of a response's body, in which models may stand anywhere; nan is null.
+
+    Raises:
+        NotEncodable: It holds what JSON cannot, or comes in parts.
+    """
+    try:
+        return to_json(body, inf_nan_mode="null", fallback=_fallback)
+    except (PydanticSerializationError, TypeError) as error:
+        raise NotEncodable(where, found=f"a {type(body).__name__}", why=str(error)) from error
+
+
+def _fallback(value: Any) -> Any:
+    msgspec = sys.modules.get("msgspec")
+    if msgspec is not None and isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
+    raise TypeError(f"a {type(value).__name__} is no JSON")
+
+
+def comes_in_parts(body: Any) -> bool:
+    """Whether a body is a stream, which can be sent only once."""
+    return isinstance(body, AsyncIterable) or hasattr(body, "__next__") or hasattr(body, "body_iterator")
+
+
 def dump_response(response: Response) -> bytes:
     """
     A response as the output of a run, so that it can be given again.
@@ -241,11 +269,14 @@ def dump_response(response: Response) -> bytes:
     Raises:
         NotEncodable: Its body is a stream or a file, which can be sent only once.
     """
+    body, where = response.body, "the response of an idempotent request"
     facts: dict[str, Any] = {"status": response.status, "headers": dict(response.headers or {})}
-    if isinstance(response.body, bytes):
-        facts["raw"] = b64encode(response.body).decode()
+    if isinstance(body, bytes):
+        facts["raw"] = b64encode(body).decode()
+    elif isinstance(body, Path) or comes_in_parts(body) or hasattr(body, "raw_headers"):
+        raise NotEncodable(where, found=f"a {type(body).__name__}", why="it can be sent only once")
     else:
-        facts["body"] = plain_value(response.body, "the response of an idempotent request")
+        facts["body"] = from_json(json_of(body, where))
     return plain_json(facts)
 
 

@@ -13,17 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from re import search
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
-from jsonschema.exceptions import ValidationError as SchemaFault
-from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, ValidationError
 
 from everstep.codec import Codec
 from everstep.errors import ConfigError, EverstepError, NotEncodable
+
+if TYPE_CHECKING:  # each takes long to import, and is imported when the first type or schema is declared
+    from jsonschema.exceptions import ValidationError as SchemaFault
+    from pydantic import TypeAdapter
 
 PLAIN: Codec[Any] = Codec(Any)
 """Plain JSON, and bytes as they are: values no type is declared for."""
@@ -165,6 +164,9 @@ class SchemaValidator:
     typed = False
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
+        from jsonschema import Draft202012Validator
+        from jsonschema.exceptions import SchemaError
+
         self.source = schema
         try:
             Draft202012Validator.check_schema(schema)
@@ -207,6 +209,9 @@ def load_plain(data: bytes, at: str = "input") -> Any:
 
 
 def _adapter(declared: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+    from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
     try:
         return TypeAdapter(declared)
     except (PydanticSchemaGenerationError, PydanticUserError, NameError) as error:
