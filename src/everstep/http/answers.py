@@ -11,22 +11,20 @@ Floor 6.  May import: steps.request, refusals.  Imported by: http.
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from pydantic_core import to_json
 from starlette.concurrency import iterate_in_threadpool
 from starlette.responses import FileResponse, StreamingResponse
 from starlette.responses import Response as StarletteResponse
 from starlette.types import Receive, Scope, Send
 
 from everstep.http.refusals import Refusal
-from everstep.steps.request import Response
+from everstep.steps.request import Response, comes_in_parts, json_of
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -44,7 +42,8 @@ def prepare(response: Response, extra: Headers, *, head: bool = False) -> Ready:
     What a Step answered, ready to be sent, with *extra* headers beside its own.
 
     Raises:
-        ValueError: Its status, a header or its body cannot be sent.
+        ValueError: Its status or a header cannot be sent.
+        NotEncodable: Its body holds what JSON cannot.
         OSError: It is a file that is not there.
     """
     body = response.body
@@ -53,7 +52,7 @@ def prepare(response: Response, extra: Headers, *, head: bool = False) -> Ready:
         return Whole(body)
     headers = [*headers_of(response.headers), *extra] if response.headers else extra
     status = response.status if response.status == 200 else _status(response.status)
-    if type(body) not in _PLAIN and (isinstance(body, Path) or is_stream(body)):
+    if type(body) not in _PLAIN and (isinstance(body, Path) or comes_in_parts(body)):
         return Whole(_streamed(body, status, headers))
     data, kind = written(body)
     return Piece(status, *_with_length(status, data, kind, headers), head)
@@ -88,7 +87,7 @@ Ready = Piece | Whole
 
 def json_piece(status: int, value: Any, extra: Headers | None = None, *, head: bool = False) -> Piece:
     """Any data as JSON."""
-    return Piece(status, *_with_length(status, to_json(value, fallback=_fallback), JSON, extra or []), head)
+    return Piece(status, *_with_length(status, json_of(value), JSON, extra or []), head)
 
 
 def refusal_piece(refusal: Refusal, extra: Headers, *, head: bool = False) -> Piece:
@@ -109,19 +108,14 @@ def _with_length(status: int, data: bytes, kind: bytes, headers: Headers) -> tup
 def written(body: Any) -> tuple[bytes, bytes]:
     """A body as bytes, and the content type it has when nobody says another."""
     if type(body) is dict:  # nearly always
-        return to_json(body, inf_nan_mode="null", fallback=_fallback), JSON
+        return json_of(body), JSON
     if body is None:
         return b"", JSON
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body), BYTES
     if isinstance(body, str):
         return body.encode(), TEXT
-    return to_json(body, inf_nan_mode="null", fallback=_fallback), JSON
-
-
-def is_stream(body: Any) -> bool:
-    """Whether a body comes in parts and can be sent only once."""
-    return isinstance(body, AsyncIterable | Iterator)
+    return json_of(body), JSON
 
 
 def headers_of(given: Mapping[str, Any] | None) -> Headers:
@@ -161,13 +155,6 @@ def _status(status: Any) -> int:
     return status
 
 
-def _fallback(value: Any) -> Any:
-    msgspec = sys.modules.get("msgspec")
-    if msgspec is not None and isinstance(value, msgspec.Struct):
-        return msgspec.to_builtins(value)
-    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
-
-
 # ---- in parts
 
 
@@ -191,7 +178,7 @@ async def _parts(body: Any, *, events: bool) -> AsyncIterator[bytes]:
             if isinstance(part, bytes | str):
                 yield part.encode() if isinstance(part, str) else part
             else:
-                line = to_json(part, inf_nan_mode="null", fallback=_fallback)
+                line = json_of(part, "a part of the answer")
                 yield b"data: %b\n\n" % line if events else line + b"\n"
     finally:
         # What the generator holds is let go when the client leaves, not when memory is swept.

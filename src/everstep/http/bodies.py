@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from pydantic_core import from_json
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Receive
@@ -201,6 +202,10 @@ async def _multipart(raw: bytes, content_type: str) -> Body:
     async def stream() -> AsyncGenerator[bytes]:
         yield raw
 
+    # The parser takes what was cut short for whole.
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    if b"--" + boundary + b"--" not in raw:
+        raise malformed("is not multipart: its closing boundary is missing")
     parser = MultiPartParser(
         Headers({"content-type": content_type}),
         stream(),

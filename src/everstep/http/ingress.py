@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.types import Receive, Scope, Send
 
 from everstep.engine.engine import Engine
-from everstep.errors import StoreUnavailable
+from everstep.errors import StateChanged, StoreUnavailable
 from everstep.http import bodies
 from everstep.http.answers import Headers, Ready, json_piece, prepare, refusal_piece
 from everstep.http.idempotency import HEADER, Repeats
@@ -124,10 +124,11 @@ class StepEndpoint:
         ingress.active += 1
         try:
             if request.method in UNSAFE and HEADER in request.headers:
-                return await ingress.repeats.serve(step, self.trigger, request, trace)
-            effects = ingress.engine.effects(trace=trace, gather=step.gathers)
-            with Watch(receive, step.timeout / 1e6):
-                response = await respond(step, self.trigger, accepted, effects, dev=ingress.dev)
+                response = await ingress.repeats.serve(step, self.trigger, request, trace)
+            else:
+                effects = ingress.engine.effects(trace=trace, gather=step.gathers)
+                with Watch(receive, step.timeout / 1e6):
+                    response = await respond(step, self.trigger, accepted, effects, dev=ingress.dev)
         finally:
             ingress.active -= 1
         if response.body is None and response.status == 200 and step.form == "decorated":
@@ -157,6 +158,9 @@ class StepEndpoint:
             case StoreUnavailable():
                 _log.error("the store is not available", about, reason=str(error))
                 return refusal_piece(unavailable(), extra, head=head)
+            case StateChanged():
+                _log.info("two requests wanted the same state at once; one was told to come again", about)
+                return refusal_piece(Refusal(409, str(error), headers={"retry-after": "1"}), extra, head=head)
         _log.exception("a Step failed to answer a request", about)
         told: dict[str, Any] = {"error": "internal error", "trace_id": trace}
         if self.ingress.dev:

@@ -183,14 +183,21 @@ class _Function:
 
 
 @lru_cache(maxsize=4096)
-def _condition(fn: Callable[..., Any]) -> _Function:
+def _known(fn: Callable[..., Any]) -> _Function:
     return _Function(fn, arguments(fn), runs_on_loop(fn))
+
+
+def _function(fn: Callable[..., Any]) -> _Function:
+    try:
+        return _known(fn)
+    except TypeError:  # an object that is called, and has no hash
+        return _known.__wrapped__(fn)
 
 
 async def _holds(trigger: AnyTrigger, ctx: StepContext, input: Any) -> bool:
     if trigger.condition is None:
         return True
-    condition = _condition(trigger.condition)
+    condition = _function(trigger.condition)
     if not condition.is_async and "ctx" not in condition.takes:
         answer = condition.fn(
             *([input] if condition.takes else [])
