@@ -50,3 +50,8 @@ def execute(server: str, statement: str) -> None:
             await connection.close()
 
     asyncio.run(once())
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name a case without the address of an object in it: the workers of xdist must agree on names."""
+    return type(val).__name__ if " at 0x" in repr(val) or " of type object" in repr(val) else None

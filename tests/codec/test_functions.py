@@ -116,9 +116,7 @@ FUNCTIONS: list[tuple[Callable[..., Any], Any, list[Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("fn", "returns", "arguments"), FUNCTIONS, ids=lambda x: getattr(x, "__name__", str(x))
-)
+@pytest.mark.parametrize(("fn", "returns", "arguments"), FUNCTIONS)
 def test_types_are_found_in_annotations(fn: Callable[..., Any], returns: Any, arguments: list[Any]) -> None:
     """Of functions, methods, partials, wrappers, classes and callable objects; the second time too."""
     for _ in range(2):
