@@ -26,12 +26,13 @@ from everstep.http.answers import json_piece, refusal_piece
 from everstep.http.guard import admit
 from everstep.http.refusals import Refusal, busy, invalid, misfit, unavailable
 from everstep.log import Logger
-from everstep.steps.context import read_message
+from everstep.steps.context import Message, read_message
 from everstep.steps.step import Step
 from everstep.steps.validator import InvalidInput, plain_json
 
 PREFIX = "/api/v1"
 MOST = 500  # of anything in one answer
+MOST_URGENT = 1_000_000
 PATIENCE = 30.0  # seconds a bulk redrive takes at most before it answers how far it got
 ACTIONS = ("cancel", "pause", "resume", "redrive", "redrive_new", "discard")
 _LABELS = {status.label: int(status) for status in Status}
@@ -326,7 +327,7 @@ async def list_steps(api: Api, call: Call) -> Any:
 
 async def enqueue(api: Api, call: Call) -> Any:
     """Send a message; answers its id and who got a copy."""
-    message = read_message(call.options())
+    message = _message(call.options())
     for step in api.steps:
         for trigger in step.queues:
             if trigger.topic == message.topic and trigger.input is not None:
@@ -335,6 +336,16 @@ async def enqueue(api: Api, call: Call) -> Any:
         message.topic, message.data, group=message.group, delay=message.delay, priority=message.priority
     )
     return {"id": sent.mid, "handlers": list(sent.handlers)}
+
+
+def _message(options: Mapping[str, Any]) -> Message:
+    priority = options.get("priority", 0)
+    if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > MOST_URGENT:
+        raise _fault("body.priority", f"is a whole number from -{MOST_URGENT} to {MOST_URGENT}")
+    try:
+        return read_message(options)
+    except (TypeError, ValueError) as error:
+        raise _fault("body", str(error)) from None
 
 
 async def list_unrouted(api: Api, call: Call) -> Any:

@@ -102,12 +102,7 @@ def entry_shape(entry: Entry) -> Json:
 
 def attempt_shape(entry: Entry) -> Json:
     """One failed attempt."""
-    told = shown(entry.value)
-    return {
-        "attempt": entry.pos,
-        "at": iso(entry.at),
-        **(told if isinstance(told, dict) else {"message": told}),
-    }
+    return {"attempt": entry.pos, "at": iso(entry.at), **(error_shape(entry.value) or {})}
 
 
 def state_shape(row: KvRow) -> Json:
