@@ -31,6 +31,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from everstep.clock import as_datetime
 from everstep.codec import codec_for
@@ -125,20 +126,23 @@ class Effects:
         self._based: dict[tuple[str, str], int] = {}  # versions our gathered updates were computed from
         self._asked: dict[str, int] = {}  # lane -> how often this attempt asked for it
         self._known = {(e.lane, e.pos): e for e in remembered}
-        self._latest: dict[tuple[str, str], tuple[str, int]] = {}
+        self._latest: dict[str, tuple[str, int]] = {}  # quoted group/key -> the entry of its latest write
         self._notes: list[Entry] = []  # remembered facts that travel with the next commit
         self._seq = 0
         self._closed = ""
         for entry in sorted(remembered, key=lambda e: e.seq or 0):
             self._seq = max(self._seq, entry.seq or 0)
             if entry.kind in TOUCHES:
-                self._touch(entry.name, (entry.lane, entry.pos))
+                self._touch(entry)
 
     # ---- remembering
 
-    def _touch(self, name: str, address: tuple[str, int]) -> None:
-        group, _, key = name.partition("/")
-        self._latest[group, key] = address
+    def _touch(self, entry: Entry) -> None:
+        """This entry is now the latest write of its key; a cleared group has no other."""
+        if entry.kind == "clear":
+            for name in [name for name in self._latest if name.startswith(f"{entry.name}/")]:
+                del self._latest[name]
+        self._latest[entry.name] = entry.lane, entry.pos
 
     def _recall(self, kind: str, name: str, facts: bytes) -> tuple[Entry, bool]:
         """The entry of this effect, and whether an earlier attempt already had it."""
@@ -148,8 +152,7 @@ class Effects:
         self._asked[lane] = pos
         known = self._known.get((lane, pos))
         if known is not None:
-            group, _, key = name.partition("/")
-            if kind not in WRITES or self._latest.get((group, key)) == (lane, pos):
+            if kind not in WRITES or self._latest.get(name) == (lane, pos):
                 return known, True
         return Entry(lane, pos, kind, name, int(digest, 16) >> 1, None, 0, journal.RESULT, None), False
 
@@ -176,7 +179,7 @@ class Effects:
         for entry in entries:
             self._known[entry.lane, entry.pos] = entry
             if entry.kind in TOUCHES:
-                self._touch(entry.name, (entry.lane, entry.pos))
+                self._touch(entry)
         return outcome.results
 
     def _numbered(self, entries: list[Entry]) -> list[Entry]:
@@ -293,7 +296,7 @@ class Effects:
     async def kv_set(self, group: str, key: str, value: bytes) -> bytes | None:
         """Write one value; answers the old one."""
         self._open()
-        entry, known = self._recall("set", f"{group}/{key}", value)
+        entry, known = self._recall("set", _cell(group, key), value)
         if known:
             return entry.value
         old, _ = await self._before(group, key)
@@ -303,7 +306,7 @@ class Effects:
     async def kv_delete(self, group: str, key: str) -> bytes | None:
         """Remove one value; answers it."""
         self._open()
-        entry, known = self._recall("delete", f"{group}/{key}", b"")
+        entry, known = self._recall("delete", _cell(group, key), b"")
         if known:
             return entry.value
         old, _ = await self._before(group, key)
@@ -324,7 +327,7 @@ class Effects:
         """
         self._open()
         validate_ops(ops)
-        entry, known = self._recall("update", f"{group}/{key}", _JSON.encode([dict(op) for op in ops]))
+        entry, known = self._recall("update", _cell(group, key), _JSON.encode([dict(op) for op in ops]))
         if known:
             assert entry.value is not None
             old, new = _JSON.decode(entry.value)
@@ -343,7 +346,7 @@ class Effects:
     async def kv_clear(self, group: str) -> int:
         """Remove a group; answers how many keys went."""
         self._open()
-        entry, known = self._recall("clear", group, b"")
+        entry, known = self._recall("clear", quote(group, safe=""), b"")
         if known:
             return int(_JSON.decode(entry.value or b"0"))
         if self._depth:
@@ -465,6 +468,11 @@ class Effects:
         number = self._asked.get(f"~{kind}", 0) + 1
         self._asked[f"~{kind}"] = number
         return f"{self._run.rid}/{self._run.generation}", f"{kind}.{number}"
+
+
+def _cell(group: str, key: str) -> str:
+    """The name of one value: a slash in the group does not make it another group's."""
+    return f"{quote(group, safe='')}/{key}"
 
 
 class _Report:

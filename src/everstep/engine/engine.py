@@ -76,6 +76,7 @@ class Engine:
         try:
             await worker.start(work=work)
         except BaseException:
+            await worker.abandon()
             await self.store.close()
             raise
         self._works = work

@@ -128,6 +128,15 @@ class Worker:
         self._ring_others()
         self._bell.close()
 
+    async def abandon(self) -> None:
+        """Take down what a failed `start` had put up."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, *self._tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._bell.close()
+
     async def _idle_within(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
