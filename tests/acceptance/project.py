@@ -101,6 +101,11 @@ class Ran:
         """One document for each line it printed."""
         return [json.loads(line) for line in self.out.splitlines() if line.strip()]
 
+    @property
+    def output(self) -> str:
+        """All it printed."""
+        return self.out + self.err
+
     def __str__(self) -> str:
         return f"everstep {' '.join(self.args)} -> {self.code}\n{self.out}{self.err}"
 

@@ -107,6 +107,32 @@ def test_a_second_signal_ends_it_on_the_spot(project: Project, number: signal.Si
     assert project.wait_for_note("ended 1").count("began 1") == 2
 
 
+def test_a_thread_that_does_not_end_does_not_hold_the_process(project: Project) -> None:
+    """A blocking handler cannot be stopped: its run is given back and the process ends without it."""
+    project.write(
+        "src/stuck_step.py",
+        """
+        import asyncio, time
+        from ledger import note
+
+        config = {"name": "Stuck", "triggers": [{"type": "queue", "topic": "stuck"}]}
+
+
+        async def handler(message, ctx):
+            note("began")
+            await asyncio.to_thread(time.sleep, 600)
+        """,
+    )
+    server = project.serve(env={"EVERSTEP_DRAIN": "0.1s"})
+    project.cli("enqueue", "stuck", "{}")
+    project.wait_for_note("began")
+
+    assert server.stop() == 0
+    assert "left threads behind" in server.err
+    (run,) = project.run("runs", "list", "--json").lines
+    assert run["status"] == "ready"
+
+
 def test_kill_9_loses_nothing(project: Project) -> None:
     """What was accepted before the process was killed is done by the next one."""
     project.write("src/slow_step.py", SLOW)

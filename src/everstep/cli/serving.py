@@ -16,8 +16,11 @@ import math
 import os
 import signal
 import socket
+import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
@@ -26,8 +29,8 @@ from everstep import log
 from everstep.cli.exits import Refusal
 from everstep.settings import Settings
 
-T = TypeVar("T")
 BACKLOG = 2_048
+LINGER = 1.0  # seconds that threads have to end when all else has
 NEW = 0.25  # seconds in which a connection just made may still send its request
 
 
@@ -165,8 +168,14 @@ def _config(app: Served, drain: float) -> uvicorn.Config:
     )
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run on the fastest loop that is installed."""
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """
+    Run on the fastest loop that is installed, and leave nobody waiting at the end.
+
+    A blocking function cannot be stopped.  Python would wait for its thread
+    before the process ends, for ever if need be; its run has been given back,
+    so the process ends on the spot instead.
+    """
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     try:
         import uvloop  # type: ignore[import-not-found,unused-ignore]  # the extra `fast`
@@ -175,7 +184,26 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     except ImportError:
         pass
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(work)
+        runner.run(_until_alone(work))
+
+
+async def _until_alone(work: Coroutine[Any, Any, None]) -> None:
+    threads = ThreadPoolExecutor(thread_name_prefix="asyncio")
+    asyncio.get_running_loop().set_default_executor(threads)
+    await work
+    threads.shutdown(wait=False, cancel_futures=True)
+    end = asyncio.get_running_loop().time() + LINGER
+    while left := [thread.name for thread in threading.enumerate() if _holds(thread)]:
+        if asyncio.get_running_loop().time() > end:
+            log.Logger("everstep.start").warning("left threads behind that would not end", {"threads": left})
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(0)
+        await asyncio.sleep(0.02)
+
+
+def _holds(thread: threading.Thread) -> bool:
+    return thread is not threading.main_thread() and not thread.daemon
 
 
 def configure_logs(settings: Settings, *, access: bool) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -55,9 +55,12 @@ def start(
     listener = serving.listen(settings.host, settings.port)
     voice = _Voice(call, serving.url_of(listener), listing)
     serving.run(
-        serving.serve(app, listener, drain=settings.drain, serving=voice.serving, stopping=voice.stopping)
+        voice.around(
+            serving.serve(
+                app, listener, drain=settings.drain, serving=voice.serving, stopping=voice.stopping
+            )
+        )
     )
-    voice.stopped()
     return OK
 
 
@@ -89,7 +92,8 @@ class _Voice:
     def stopping(self) -> None:
         self._say("stopping")
 
-    def stopped(self) -> None:
+    async def around(self, work: Coroutine[Any, Any, None]) -> None:
+        await work
         self._say("stopped")
 
     def _say(self, event: str, **fields: object) -> None:
