@@ -18,8 +18,9 @@ from everstep.codec import codec_for
 from everstep.core.batch import APPLIED, Batch, Mode, Outcome, Run
 from everstep.core.journal import Entry
 from everstep.engine.context import Context
+from everstep.engine.faults import Limits
 from everstep.engine.registry import Handler
-from everstep.engine.turn import Limits, Turn
+from everstep.engine.turn import Turn
 
 START = 1_700_000_000_000_000
 RUN = Run(id=1, rid="r_1", handler="body", mode=Mode.REPLAY, status=3, input=b"null", created_at=START)

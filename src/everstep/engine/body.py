@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Iterable
-from contextvars import copy_context
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from threading import get_ident
 from types import FrameType
 from typing import Any
 
-from everstep.core.batch import Run
+from everstep.core.batch import Finish, Run
+from everstep.core.failure import encode_error
 from everstep.core.journal import ROOT, Entry
 from everstep.core.replay import CONTROL, Replay
 from everstep.engine import faults
-from everstep.engine.calls import Call, inside_a_call
-from everstep.engine.lines import line_of, line_of_frame
-from everstep.engine.operations import Awaited, Cancel, LoopTimer, Operation, Sleep
+from everstep.engine.calls import inside_a_call, outside_calls
+from everstep.engine.lines import line_of, line_of_awaiting, line_of_frame
+from everstep.engine.operations import Awaited, Cancel, LoopTimer, Operation
+from everstep.engine.registry import Handler
 from everstep.engine.runloop import Lane, LaneTask, RunLoop
 from everstep.errors import Asked, ContextClosed, EverstepError, Evicted
 
@@ -46,12 +48,13 @@ class Body:
     """
 
     def __init__(
-        self, run: Run, entries: Iterable[Entry], *, accept_args: bool, on_fault: Callable[[], None]
+        self, run: Run, entries: Sequence[Entry], *, accept_args: bool, on_fault: Callable[[], None]
     ) -> None:
         self.run_id = run.rid
         self.seed = run.rid if not run.generation else f"{run.rid}.{run.generation}"
         self.trace_id = run.trace
-        self.loop = RunLoop(self._timer_set, self.fail)  # type: ignore[abstract]  # the rest is refused
+        self._real = asyncio.get_running_loop()
+        self.loop = RunLoop(self._real, self._timer_set, self.fail)  # type: ignore[abstract]  # the rest is refused
         self.loop.polls = self._waits_for_a_call
         self.loop.now_us = run.started_at if run.started_at is not None else run.created_at
         self.main: LaneTask[Any]
@@ -59,60 +62,93 @@ class Body:
         self.fault: BaseException | None = None
         self.cancelled = False
         self.closed = False
-        replay: Replay[Operation] = Replay(run.rid, entries, accept_args=accept_args)
-        self.replay: Replay[Operation] | None = replay
+        self.replay: Replay[Operation] | None = None  # none: nothing was recorded yet, or all was handed over
+        if entries:
+            self.replay = Replay(run.rid, entries, accept_args=accept_args)
         self._open: dict[Operation, None] = {}  # asked and not handed over, oldest first
         self._loose: dict[Operation, tuple[Coroutine[Any, Any, Any], FrameType, int]] = {}
         self._controls = 0
         self._on_fault = on_fault
-        self._real = asyncio.get_running_loop()
+        self._root = Lane(ROOT)
+        self._tidy_at = 64
 
     # ---- driving
 
     def start(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Make the main task and run until it waits."""
-        self.main = self.loop.start(make(), Lane(ROOT), copy_context())
-        self.loop.pump()
+        loop = self.loop
+        loop.enter()
+        try:
+            self.main = loop.start(make(), self._root, outside_calls())
+            loop.run()
+        finally:
+            loop.leave()
 
     @property
     def done(self) -> bool:
         """True once the handler returned or raised."""
         return self.main.done()
 
-    def hand_over(self, op: Operation, at: int) -> None:
-        """Give one answer to the body and run it until it can go no further."""
-        self.loop.now_us = at
-        self._open.pop(op, None)
-        if op.wanted():
-            op.hand_over()
-            self.loop.pump()
+    def hand_over(self, ops: Iterable[Operation], at: int) -> None:
+        """Give answers to the body, one at a time: each time it runs until it can go no further."""
+        loop = self.loop
+        loop.enter()
+        try:
+            loop.now_us = at
+            for op in ops:
+                if self.fault is not None or self.main.done():
+                    return
+                self._open.pop(op, None)
+                if op.wanted():
+                    op.hand_over()
+                    loop.run()
+        finally:
+            loop.leave()
 
-    def recall(self, entry: Entry) -> None:
-        """Give the body the answer that its journal has next."""
+    def recall(self, entries: Iterable[Entry]) -> None:
+        """Give the body the answers that its journal has next, in the same way."""
+        loop = self.loop
+        loop.enter()
+        try:
+            for entry in entries:
+                if self.fault is not None:
+                    return
+                op = self._recalled(entry)
+                loop.now_us = entry.at
+                if op is not None and op.wanted() and not self.main.done():
+                    op.hand_over()
+                    loop.run()
+        finally:
+            loop.leave()
+
+    def _recalled(self, entry: Entry) -> Operation | None:
+        """Who gets the answer of an entry; it may be that nobody wants it any more."""
         assert self.replay is not None
         op = self.replay.turn(entry)
-        if op is None and entry.lane == CONTROL:
+        if op is not None:
+            self._open.pop(op, None)
+            if op.wanted():
+                try:
+                    op.recall(entry)
+                except Exception as error:
+                    self.fail(faults.unreadable(self.run_id, entry, error))
+                    return None
+        elif entry.lane == CONTROL:
             op = self.cancel()
-        if op is None:
+        else:
             self.fail(self.replay.mismatch(entry, self._instead()))
-            return
-        if op.wanted() and entry.lane != CONTROL:
-            try:
-                op.recall(entry)
-            except Exception as error:
-                self.fail(faults.unreadable(self.run_id, entry, error))
-                return
-        self.hand_over(op, entry.at)
+        return op
 
     def recalled(self) -> None:
         """The journal has no more answers: from here on the body is on its own."""
         replay, self.replay = self.replay, None
-        assert replay is not None
+        if replay is None:
+            return
         for entry, op in replay.rest():
             if op is None:
                 self.fail(replay.mismatch(entry, self._instead()))
             elif op.wanted():
-                self.fail(replay.mismatch(entry, Asked(op.kind, op.name, op.fp, line="and waits for it")))
+                self.fail(replay.mismatch(entry, Asked(op.kind, op.name, op.fp, self._line_of(op))))
 
     def begin(self) -> list[Operation]:
         """What was asked since the last time and is still wanted, in the order asked."""
@@ -128,21 +164,19 @@ class Body:
         return op
 
     def fail(self, error: BaseException) -> None:
-        """Stop: the body must not go on, and cannot catch why."""
-        if self.loop.in_its_thread:
+        """Stop: the body must not go on, and cannot catch why.  For any thread."""
+        if get_ident() == self.loop.thread:
             self._stop(error)
-            return
-
-        def tell() -> None:
-            self._stop(error)
-            self._on_fault()
-
-        self._real.call_soon_threadsafe(tell)
+        else:
+            self._real.call_soon_threadsafe(self._stop, error)
 
     def _stop(self, error: BaseException) -> None:
-        if self.fault is None:
-            self.fault = error
+        if self.closed or self.fault is not None:
+            return
+        self.fault = error
         self.loop.halted = True
+        if not self.loop.is_running():
+            self._on_fault()  # nobody is driving the body who would look
 
     # ---- asked by the body
 
@@ -159,30 +193,30 @@ class Body:
             Evicted: The body has left memory.
         """
         self._loose.pop(op, None)
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:  # a thread
-            task = None
-        loop = self.loop
-        if type(task) is not LaneTask or task._loop is not loop or self.closed or self.main.done():
-            raise self._refusal(op.kind, task)
-        op.future = asyncio.Future(loop=loop)
-        self._enter(op, task.lane)
+        lane = self._lane_now()
+        if lane is None:
+            raise self._refusal(f"ctx.{op.kind}")
+        op.future = asyncio.Future(loop=self.loop)
+        self._enter(op, lane)
         return op.future
 
     def lane(self, what: str) -> Lane:
         """The lane of the task that asks, for what needs no entry."""
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:
-            task = None
-        if type(task) is not LaneTask or task._loop is not self.loop or self.closed:
-            raise self._refusal(what, task)
-        return task.lane
+        lane = self._lane_now()
+        if lane is None:
+            raise self._refusal(f"ctx.{what}")
+        return lane
+
+    def _lane_now(self) -> Lane | None:
+        """The lane of the task that runs now, if it may ask for anything."""
+        lane = self.loop.current
+        if lane is None or self.closed or get_ident() != self.loop.thread:
+            return None
+        return lane if lane is self._root or not self.main.done() else None
 
     def _timer_set(self, handle: asyncio.TimerHandle, lane: Lane) -> None:
         if self.closed or self.main.done():
-            raise self._refusal("a timer", asyncio.current_task())
+            raise self._refusal("a timer")
         when = handle.when() * 1e6
         due = round(when) if when < FAR else FAR
         self._enter(LoopTimer(handle, self.loop, due), lane)
@@ -201,43 +235,59 @@ class Body:
                 if (mismatch := replay.ask(entry, op.kind, op.name, op.fp, op)) is not None:
                     self.fail(faults.with_line(mismatch, line_of_frame(sys._getframe(2))))
                 return
-        if type(op) is Call:
-            op.context = copy_context()
-        elif type(op) is Sleep:
-            op.due = self.loop.now_us + op.length
+        op.begins(self.loop.now_us)
         self.fresh.append(op)
+        if len(self._open) > self._tidy_at:
+            self._open = {op: None for op in self._open if op.wanted()}
+            self._tidy_at = 64 + 2 * len(self._open)
 
-    def _refusal(self, what: str, task: asyncio.Task[Any] | None) -> BaseException:
+    def _refusal(self, what: str) -> BaseException:
         line = line_of_frame(sys._getframe(2))
         if self.closed:
             return Evicted("this run left memory; let this pass")
-        name = f"ctx.{what}"
-        if task is not None and task.get_loop() is self.loop:
-            error = ContextClosed(
-                name,
-                line=line,
-                why="the body has ended",
-                remedy="await every task before the handler returns",
-            )
-            self.fail(error)  # seen by nobody otherwise
+        here = get_ident() == self.loop.thread
+        if here and self.loop.current is not None:
+            remedy = "await every task before the handler returns"
+            error = ContextClosed(what, line=line, why="the body has ended", remedy=remedy)
+            if self._returned():
+                self.fail(error)  # seen by nobody otherwise
             return error
         if inside_a_call():
             why = "inside a function of ctx.run nothing is recorded; ask for it in the body"
-        elif task is None:
+        elif not here:
             why = "a replay could not tell when a thread asked; ask for it in the body"
         else:
             why = "it was asked for outside the body it belongs to"
-        return ContextClosed(name, line=line, why=why, remedy=_ASK_IN_BODY)
+        return ContextClosed(what, line=line, why=why, remedy=_ASK_IN_BODY)
 
     # ---- the end
 
-    def left_over(self) -> EverstepError | None:
-        """What the handler asked for and did not wait for, now that it has ended."""
+    def end(self) -> None:
+        """The handler ended: nothing more is handed over; what it left unfinished leaves memory."""
+        if self.closed:
+            return
+        if self._returned() and (loose := self._left_over()) is not None:
+            self.fail(loose)
+        else:
+            self.evict()
+
+    def _returned(self) -> bool:
+        main = self.main
+        return not main.cancelled() and main.exception() is None
+
+    def _left_over(self) -> EverstepError | None:
+        """What the handler asked for and did not wait for."""
         for op, (_, frame, lasti) in self._loose.items():
             return faults.not_awaited(op, line_of(frame.f_code, lasti))
         for op in self._open:
             if op.wanted():
-                return faults.not_awaited(op, None)
+                return faults.not_awaited(op, self._line_of(op))
+        return None
+
+    def _line_of(self, op: Operation) -> str | None:
+        for task in self.loop.living():
+            if task.lane.path == op.lane:
+                return line_of_awaiting(task.get_coro())
         return None
 
     def evict(self) -> None:
@@ -252,23 +302,34 @@ class Body:
             return
         self.closed = True
         loop = self.loop
-        loop.evicting = True
-        loop.halted = False
-        for _ in range(THROWS):
-            tasks = loop.living()
-            for task in tasks:
-                task.cancel()
-            loop.pump()
-            for task in tasks:
-                if task.done() and not task.cancelled():
-                    task.exception()  # nobody else will ask for it
-        if left := loop.living():
-            STUCK.append(left)
+        if living := loop.living():
+            self._throw(living)
         for coro, _, _ in self._loose.values():
             _close_quietly(coro)
-        self._loose.clear()
-        self._open.clear()
-        self.fresh.clear()
+        for kept in (self._loose, self._open, self.fresh):
+            kept.clear()
+        self._on_fault = _nobody
+        loop.close()
+
+    def _throw(self, tasks: list[LaneTask[Any]]) -> None:
+        loop = self.loop
+        loop.evicting = True
+        loop.halted = False
+        loop.outer = asyncio._get_running_loop()  # the worker may be past its own loop
+        loop.enter()
+        try:
+            for _ in range(THROWS):
+                for task in tasks:
+                    task.cancel()
+                loop.run()
+                for task in tasks:
+                    if task.done() and not task.cancelled():
+                        task.exception()  # nobody else will ask for it
+                if not (tasks := loop.living()):
+                    return
+        finally:
+            loop.leave()
+        STUCK.append(tasks)
 
     # ---- details
 
@@ -283,7 +344,32 @@ class Body:
         if not waiting:
             return Asked("nothing that is recorded")
         newest = waiting[-1]
-        return Asked(newest.kind, newest.name, newest.fp, line=f"at {newest.lane}.{newest.pos}")
+        return Asked(newest.kind, newest.name, newest.fp, line=self._line_of(newest))
+
+
+def ending(body: Body, handler: Handler) -> Finish:
+    """
+    How the run ends, now that its body has.
+
+    Raises:
+        NotEncodable: Its result cannot be kept.
+        MemoryError: The process is not fit to say how it ended; nor after KeyboardInterrupt, SystemExit.
+    """
+    main = body.main
+    if main.cancelled():
+        if body.cancelled:
+            return Finish("cancel")
+        return Finish("fail", error=encode_error(EverstepError("the body was cancelled from inside")))
+    error = main.exception()
+    if error is None:
+        return Finish("finish", handler.output.encode(main.result(), f"the result of {handler.name}"))
+    if isinstance(error, MemoryError | KeyboardInterrupt | SystemExit):
+        raise error
+    return Finish("fail", error=encode_error(error))
+
+
+def _nobody() -> None:
+    """Told of a fault after the end."""
 
 
 def _close_quietly(coro: Coroutine[Any, Any, Any]) -> None:

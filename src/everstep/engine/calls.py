@@ -13,7 +13,7 @@ import asyncio
 import inspect
 import random
 from collections.abc import Callable, Sequence
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, MethodType
@@ -44,7 +44,7 @@ class Attempt:
     idempotency_key: str
 
 
-_current: ContextVar[Attempt | Call] = ContextVar("everstep.attempt")
+_current: ContextVar[Attempt | Call | None] = ContextVar("everstep.attempt", default=None)
 
 
 def attempt() -> Attempt:
@@ -54,7 +54,7 @@ def attempt() -> Attempt:
     Raises:
         ContextClosed: Nobody called this function through ctx.run.
     """
-    found = _current.get(None)
+    found = _current.get()
     if found is None:
         raise ContextClosed(
             "attempt()",
@@ -66,7 +66,14 @@ def attempt() -> Attempt:
 
 def inside_a_call() -> bool:
     """True inside a function of ctx.run, and in the tasks it made."""
-    return _current.get(None) is not None
+    return _current.get() is not None
+
+
+def outside_calls() -> Context:
+    """The caller's context variables, as if no function of ctx.run had called it."""
+    context = copy_context()
+    context.run(_current.set, None)
+    return context
 
 
 # ---- what is known of a function
@@ -174,9 +181,9 @@ class Call(Awaited):
         self.fp = 0
         self.number = 0
         self.pausing = False
-        self.context: Context
-        self.task: asyncio.Task[None]
-        self.key: str
+        self.key = ""
+        self.context: Context | None = None
+        self.task: asyncio.Task[None] | None = None
 
     def fingerprint(self) -> int:
         function = self.function
@@ -191,11 +198,24 @@ class Call(Awaited):
         except Exception:
             return 0  # it holds something that cannot even be described
 
+    def begins(self, now: int) -> None:
+        self.context = copy_context()
+
     def recall(self, entry: Entry) -> None:
         self.state = entry.state
         self.value = entry.value
         if entry.state == OK:
             self.answer = self.function.returns.decode(entry.value or b"null")
+
+    def let_go(self) -> None:
+        """It runs no more.  Task and context hold the call, and would keep it until the collector comes."""
+        self.task = self.context = None
+
+    def stop(self) -> None:
+        """Do not wait for it: nobody hears how it went."""
+        if self.task is not None:
+            self.task.cancel()
+        self.let_go()
 
     def succeed(self, result: Any) -> None:
         """
@@ -252,7 +272,7 @@ async def perform(call: Call, reports: Reports) -> None:
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as error:
-                if call.task.cancelling():
+                if call.task is None or call.task.cancelling():
                     raise  # the run was taken away, or the process ends
                 failure = error
             else:

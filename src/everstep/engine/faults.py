@@ -11,14 +11,21 @@ from everstep.engine.operations import Operation
 from everstep.errors import Asked, ContextClosed, EverstepError, JournalMismatch
 
 
+class Limits:
+    """How long a journal may grow; set them before the first run is driven."""
+
+    warn_entries = 10_000
+    most_entries = 50_000
+
+
 class JournalFull(EverstepError):
     """A run asked for more than one journal should hold."""
 
 
-def full(run: Run, count: int, most: int) -> JournalFull:
+def full(run: Run, count: int) -> JournalFull:
     """It grew beyond what a replay should have to read."""
     return JournalFull(
-        f"Run {run.rid} has {count:,} entries; {most:,} are the most one journal may hold,\n"
+        f"Run {run.rid} has {count:,} entries; {Limits.most_entries:,} are the most one journal may hold,\n"
         "because a replay reads them all. Carry over what matters, and go on in a new one:\n\n"
         "    await ctx.continue_as(state)"
     )

@@ -49,6 +49,9 @@ class Operation:
         """Make ready whoever waits."""
         raise NotImplementedError
 
+    def begins(self, now: int) -> None:
+        """The journal does not know it; its work will begin when the body rests."""
+
     def fingerprint(self) -> int:
         """A number for its arguments; 0 when there are none to compare."""
         return 0
@@ -71,6 +74,7 @@ class Awaited(Operation):
             self.future.set_exception(decode_error(self.value or b""))
         else:
             self.future.set_result(self.answer)
+        self.answer = self.value = None  # the body has it now
 
 
 class Sleep(Awaited):
@@ -84,6 +88,9 @@ class Sleep(Awaited):
         super().__init__()
         self.length = length
         self.due = 0
+
+    def begins(self, now: int) -> None:
+        self.due = now + self.length
 
 
 class PromiseWait(Awaited):
@@ -111,7 +118,7 @@ class PromiseWait(Awaited):
 class LoopTimer(Operation):
     """A timer of the body's loop: asyncio.sleep, asyncio.timeout."""
 
-    __slots__ = ("_handle", "_loop", "due")
+    __slots__ = ("_handle", "_loop", "_rung", "due")
 
     kind = "timer"
 
@@ -119,13 +126,15 @@ class LoopTimer(Operation):
         super().__init__()
         self._handle = handle
         self._loop = loop
+        self._rung = False
         self.due = due
 
     def wanted(self) -> bool:
-        return not self._handle.cancelled()
+        return not (self._rung or self._handle.cancelled())
 
     def hand_over(self) -> None:
-        self._loop.ready.append(self._handle)
+        self._rung = True
+        self._loop.ring(self._handle)
 
 
 class Cancel(Operation):

@@ -97,24 +97,29 @@ class Lane:
 
 
 class LaneTask(asyncio.Task[T]):
-    """A task of a body.  It knows its lane, and hashes by its number among the tasks of its run."""
+    """A task of a body.  It hashes by its number among the tasks of its run."""
 
-    __slots__ = ("_number", "lane")
+    __slots__ = ("_number",)
 
     def __init__(
         self, coro: AnyCoroutine[T], loop: RunLoop, lane: Lane, context: Context | None, number: int
     ) -> None:
-        self.lane = lane
         # asyncio enters every task of the process in one set as it is made. There
         # the numbers of many runs would collide, so it sees a hash of its own.
         self._number = next(_unique)
-        super().__init__(_Guard(coro, loop), loop=loop, name=lane.path, context=context)
+        super().__init__(_Guard(coro, loop, lane), loop=loop, name=lane.path, context=context)
         self._number = number
 
     def __hash__(self) -> int:
         return self._number
 
     __eq__ = object.__eq__
+
+    @property
+    def lane(self) -> Lane:
+        """Its line of execution."""
+        guard: Any = super().get_coro()
+        return guard.lane  # type: ignore[no-any-return]
 
     def get_coro(self) -> Any:
         """The user's coroutine, as asyncio's own tasks answer."""
@@ -123,25 +128,36 @@ class LaneTask(asyncio.Task[T]):
 
 
 class _Guard(Coroutine[Any, Any, Any]):
-    """Stands between a task and its coroutine: sees what is awaited, and what is thrown in."""
+    """Stands between a task and its coroutine: knows the lane, sees what is awaited and what is thrown in."""
 
-    __slots__ = ("_loop", "_send", "coro")
+    __slots__ = ("_loop", "_send", "coro", "lane")
 
-    def __init__(self, coro: Any, loop: RunLoop) -> None:
+    def __init__(self, coro: Any, loop: RunLoop, lane: Lane) -> None:
         self.coro = coro
         self._send = coro.send
         self._loop = loop
+        self.lane = lane
 
     def send(self, value: Any) -> Any:
-        waited = self._send(value)
+        loop = self._loop
+        loop.current = self.lane
+        try:
+            waited = self._send(value)
+        finally:
+            loop.current = None
         # asyncio's futures know their loop; None is asyncio.sleep(0).
-        if waited is None or getattr(waited, "_loop", None) is self._loop:
+        if waited is None or getattr(waited, "_loop", None) is loop:
             return waited
         return self._refuse(waited)
 
     def throw(self, error: Any, value: Any = None, traceback: Any = None) -> Any:
-        waited = self.coro.throw(self._instead(error))
-        if waited is None or getattr(waited, "_loop", None) is self._loop:
+        loop = self._loop
+        loop.current = self.lane
+        try:
+            waited = self.coro.throw(self._instead(error))
+        finally:
+            loop.current = None
+        if waited is None or getattr(waited, "_loop", None) is loop:
             return waited
         return self._refuse(waited)
 
@@ -178,23 +194,28 @@ class RunLoop(asyncio.AbstractEventLoop):
     The private loop of one run's body.
 
     Args:
+        outer: The process's loop, inside which this one is driven.
         on_timer: Told of each timer the body sets; it is due at ``when()``.
         on_fault: Told what must end the turn, from whatever thread.
     """
 
     def __init__(
         self,
+        outer: asyncio.AbstractEventLoop | None,
         on_timer: Callable[[asyncio.TimerHandle, Lane], None],
         on_fault: Callable[[BaseException], None],
     ) -> None:
-        self.ready: deque[asyncio.Handle] = deque()
+        self.current: Lane | None = None  # of the task that runs now
         self.now_us = 0
         self.halted = False
         self.evicting = False
         self.polls: Callable[[], bool] = bool  # may a body that polls wait for the next result?
+        self.thread = get_ident()
+        self.outer = outer
+        self._driven = False
+        self._ready: deque[asyncio.Handle] = deque()
         self._on_timer = on_timer
         self._on_fault = on_fault
-        self._thread = get_ident()
         self._callbacks = Lane(CALLBACKS)
         self._made = 0
         self._tasks: list[LaneTask[Any]] = []
@@ -205,21 +226,23 @@ class RunLoop(asyncio.AbstractEventLoop):
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
+        if not self._driven or get_ident() != self.thread:
+            self._woken("something outside the body")
         handle = _Soon(callback, args, context if context is not None else copy_context())
-        self.ready.append(handle)
+        self._ready.append(handle)
         return handle
 
     def call_soon_threadsafe(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
-        error = NotReplayable(
-            f"a result handed to the body by another thread ({_name(callback)})", remedy=_RUN
-        )
-        if self.in_its_thread:
-            raise error
-        # Nobody would see it in that thread; the run says it instead.
-        self._on_fault(error)
+        self._woken("another thread")
         return _Soon(callback, args, copy_context())
+
+    def _woken(self, by: str) -> None:
+        # Whoever does it would be told in a place where nobody listens, or would
+        # try again; the run says it instead.
+        why = "When it comes, and between which two results, is another time each time."
+        self._on_fault(NotReplayable(f"a body woken by {by}", why=why, remedy=_RUN))
 
     def call_later(
         self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
@@ -265,7 +288,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         return False
 
     def is_running(self) -> bool:
-        return events._get_running_loop() is self
+        return self._driven
 
     def is_closed(self) -> bool:
         return False
@@ -281,11 +304,6 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     # ---- what its owner asks for
 
-    @property
-    def in_its_thread(self) -> bool:
-        """True where the loop is pumped, false in any other thread."""
-        return get_ident() == self._thread
-
     def start(self, coro: AnyCoroutine[T], lane: Lane, context: Context | None = None) -> LaneTask[T]:
         """Make a task in a lane."""
         number = self._made
@@ -300,50 +318,66 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     def lane(self) -> Lane:
         """The lane of the task that runs now."""
-        task = tasks.current_task(self)
-        if type(task) is LaneTask:
-            return task.lane
-        if events._get_running_loop() is not self:
+        if not self._driven or get_ident() != self.thread:
             raise ContextClosed("a task or timer of this body", why="it was asked for from outside the body")
-        return self._callbacks
+        return self.current or self._callbacks
 
     def living(self) -> list[LaneTask[Any]]:
         """Tasks that have not ended, oldest first."""
         return [task for task in self._tasks if not task.done()]
 
-    def pump(self) -> None:
-        """Run what is ready until nothing is, or until the loop is halted."""
-        ready = self.ready
-        outer = events._get_running_loop()
-        events._set_running_loop(self)
-        try:
-            rounds = 0
-            while ready:
-                for _ in range(len(ready)):
-                    handle = ready.popleft()
-                    if not handle._cancelled:
-                        self._call(handle)
-                    if self.halted:
-                        return
-                rounds += 1
-                if rounds >= ROUNDS and (rounds >= MOST_ROUNDS or self.evicting or self.polls()):
-                    self._polled(rounds)
-                    return
-        finally:
-            events._set_running_loop(outer)
+    def ring(self, handle: asyncio.TimerHandle) -> None:
+        """A timer's time has come."""
+        self._ready.append(handle)
 
-    def _call(self, handle: Any) -> None:
-        try:
-            handle._context.run(handle._callback, *handle._args)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.call_exception_handler({"message": f"{_name(handle._callback)} failed", "exception": error})
+    def enter(self) -> None:
+        """Become the running loop; until `leave` the owner may make things ready, and `run` them."""
+        events._set_running_loop(self)
+        self._driven = True
+
+    def leave(self) -> None:
+        """Let the process's loop be the running one again."""
+        self._driven = False
+        events._set_running_loop(self.outer)
+
+    def run(self) -> None:
+        """Run what is ready until nothing is, or until the loop is halted."""
+        ready = self._ready
+        rounds = 0
+        while ready:
+            for _ in range(len(ready)):
+                handle: Any = ready.popleft()
+                if not handle._cancelled:
+                    try:
+                        handle._context.run(handle._callback, *handle._args)
+                    except (SystemExit, KeyboardInterrupt):
+                        raise
+                    except BaseException as error:
+                        self._failed(handle, error)
+                if self.halted:
+                    return
+            rounds += 1
+            if rounds >= ROUNDS and (rounds >= MOST_ROUNDS or self.evicting or self.polls()):
+                self._polled(rounds)
+                return
+
+    def close(self) -> None:
+        """Let go of the owner: what is left of the body is on its own."""
+        self._on_timer = self._on_fault = self.polls = _nobody
+        self._ready.clear()
+        self._tasks.clear()
+
+    def _failed(self, handle: Any, error: BaseException) -> None:
+        self.call_exception_handler({"message": f"{_name(handle._callback)} failed", "exception": error})
 
     def _polled(self, rounds: int) -> None:
         if rounds >= MOST_ROUNDS and not self.evicting:
             why = "It polls (asyncio.sleep(0) in a loop) for what only a result could change; none is coming."
             self._on_fault(NotReplayable("a body that spins", why=why, remedy="await event.wait()"))
+
+
+def _nobody(*_: object) -> Any:
+    return None
 
 
 class _Soon(asyncio.Handle):

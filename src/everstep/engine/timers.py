@@ -6,7 +6,7 @@ Floor 3.  May import: core, floor 0.  Imported by: engine.turn.
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Protocol
 
 from everstep.engine.operations import LoopTimer, Sleep
@@ -32,13 +32,14 @@ class Clockwork(Protocol):
 class Timers:
     """What a body waits for in time.  *ring* is called when the earliest may be due."""
 
-    __slots__ = ("_alarm", "_alarm_due", "_clock", "_count", "_heap", "_ring")
+    __slots__ = ("_alarm", "_alarm_due", "_clock", "_count", "_heap", "_ring", "_tidy_at")
 
     def __init__(self, clock: Clockwork, ring: Callable[[], None]) -> None:
         self._clock = clock
         self._ring = ring
         self._heap: list[tuple[int, int, LoopTimer | Sleep]] = []
         self._count = 0
+        self._tidy_at = 64  # timeouts that were not needed must not pile up
         self._alarm: Alarm | None = None
         self._alarm_due = 0
 
@@ -49,6 +50,10 @@ class Timers:
         """Wait for one more; of those due at the same time, the one added first is first."""
         self._count += 1
         heappush(self._heap, (op.due, self._count, op))
+        if len(self._heap) > self._tidy_at:
+            self._heap = [item for item in self._heap if item[2].wanted()]
+            heapify(self._heap)
+            self._tidy_at = 64 + 2 * len(self._heap)
 
     def next_due(self) -> int | None:
         """When the earliest that somebody still waits for is due."""
@@ -85,6 +90,16 @@ class Timers:
             self._alarm.cancel()
             self._alarm = None
 
+    def close(self) -> None:
+        """Ring no more, and let go of whoever would be rung."""
+        self.silence()
+        self._heap.clear()
+        self._ring = _nobody
+
     def _rung(self) -> None:
         self._alarm = None
         self._ring()
+
+
+def _nobody() -> None:
+    """Rung after the end."""

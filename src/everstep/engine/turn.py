@@ -17,17 +17,18 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
-from everstep.core.batch import Applied, Asked, Batch, Change, Finish, Outcome, Park, Refused, Release, Run
+from everstep.core.batch import Applied, Asked, Batch, Change, Outcome, Park, Refused, Release, Run
 from everstep.core.failure import encode_error
 from everstep.core.journal import Entry
 from everstep.engine import faults
-from everstep.engine.body import Body
+from everstep.engine.body import FAR, Body, ending
 from everstep.engine.calls import Call, perform
 from everstep.engine.context import Context
 from everstep.engine.operations import LoopTimer, Operation, PromiseWait, Sleep
+from everstep.engine.promises import Promises
 from everstep.engine.registry import Handler
 from everstep.engine.timers import Clockwork, Timers
-from everstep.errors import EverstepError, TerminalError
+from everstep.errors import EverstepError, NotEncodable, TerminalError
 from everstep.log import Logger
 from everstep.store.base import Store
 
@@ -35,13 +36,6 @@ NEAR_US = 1_000_000  # a timer due within this is waited for in memory
 BREATH = 2_000  # entries replayed before the process's loop gets its turn
 
 _log = Logger("everstep.turn")
-
-
-class Limits:
-    """How long a journal may grow; set them before the first run is driven."""
-
-    warn_entries = 10_000
-    most_entries = 50_000
 
 
 class TurnEnd(Enum):
@@ -83,6 +77,7 @@ class Turn:
         self._handler = handler
         self._accept_args = accept_args
         self._body: Body | None = None
+        self._loop: asyncio.AbstractEventLoop
         self._live = False  # the journal was replayed
         self._count = 0  # entries of this generation
         self._seq = 0  # of the last entry that has one
@@ -91,8 +86,8 @@ class Turn:
         self._finished: list[Operation] = []  # waits for the batch in flight to land
         self._flight: list[Operation] | None = None  # to be handed over when it has
         self._timers = Timers(host, self._ring)
-        self._promises: list[PromiseWait] = []
-        self._unread = False  # promises may have been settled that we have not seen
+        self._promises = Promises()
+        self._looking: asyncio.Task[None] | None = None
         self._wakes = run.wakes
         self._to_cancel = False
         self._leaving: tuple[Release, TurnEnd] | None = None
@@ -106,6 +101,7 @@ class Turn:
 
     async def drive(self) -> TurnEnd:
         """Replay the journal, then go on until the run ended, parked or was given back."""
+        self._loop = asyncio.get_running_loop()
         run = self.run
         # Claimed for the first time ever: nothing can have been written.
         newborn = run.epoch == 1 and run.generation == 0
@@ -122,12 +118,14 @@ class Turn:
         """Go on with a parked turn whose run was claimed again, by this worker and nobody between."""
         self.run = run
         self._wakes = run.wakes
-        self._unread = True
+        self._promises.unread = True
         self._end = None
         return await self._go_on()
 
     def ask(self, what: Asked) -> None:
         """Somebody wants the run cancelled or paused."""
+        if self._end is not None:
+            return
         if what is Asked.CANCEL:
             self._to_cancel = True
             self._cancel()
@@ -135,10 +133,17 @@ class Turn:
             self._leave(Release(event="pause"), TurnEnd.SET_ASIDE)
         self._advance()
 
+    def wake(self) -> None:
+        """A promise of this run may have been settled while its functions run."""
+        self._promises.unread = True
+        if self._live and self._end is None and self._looking is None:
+            self._looking = self._loop.create_task(self._look())
+
     def drain(self) -> None:
         """The worker shuts down: let the functions in flight end, record them, give the run back."""
-        self._leave(Release(), TurnEnd.RELEASED)
-        self._advance()
+        if self._end is None:
+            self._leave(Release(), TurnEnd.RELEASED)
+            self._advance()
 
     def fence(self) -> None:
         """The run is no longer ours: commit nothing more, throw everything away."""
@@ -148,9 +153,9 @@ class Turn:
 
     def evict(self) -> None:
         """Leave memory, in the middle of whatever the body waits for (`Body.evict`)."""
-        self._timers.silence()
+        self._timers.close()
         for call in self._running:
-            call.task.cancel()
+            call.stop()
         self._running.clear()
         if self._body is not None:
             self._body.evict()
@@ -168,16 +173,18 @@ class Turn:
             return
         ctx = Context(body, step=handler.name, run=run.rid)
         body.start(lambda: _main(handler, ctx, given))
-        assert body.replay is not None
-        for number, entry in enumerate(body.replay.order, 1):
+        order = body.replay.order if body.replay is not None else []
+        for start in range(0, len(order), BREATH):
+            body.recall(order[start : start + BREATH])
             if body.fault is not None:
                 return
-            body.recall(entry)
-            if number % BREATH == 0:
-                await asyncio.sleep(0)
-                if self._end is not None:
-                    return
-            self._seq, self._at = entry.seq or 0, entry.at
+            await asyncio.sleep(0)
+            if self._end is not None:
+                return
+        if order:
+            self._seq, self._at = order[-1].seq or 0, order[-1].at
+        if body.done:
+            body.end()
         if body.fault is None:
             body.recalled()
 
@@ -208,7 +215,7 @@ class Turn:
 
     async def _until_quiet(self) -> None:
         if not self._quiet:
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:
@@ -228,6 +235,8 @@ class Turn:
         body = self._body
         if self._flight is not None or self._end is not None or not self._live or body is None:
             return
+        if body.fault is None and body.done:
+            body.end()
         if body.fault is not None:
             self._set_aside(body.fault)
         if not self._running and (self._leaving is not None or body.done):
@@ -250,8 +259,7 @@ class Turn:
             if type(op) is Call:
                 self._call(op)
             elif isinstance(op, PromiseWait):
-                self._promises.append(op)
-                self._unread = True
+                self._promises.add(op)
             elif isinstance(op, LoopTimer | Sleep):
                 self._timers.add(op)
 
@@ -262,13 +270,15 @@ class Turn:
         generation = f"+{run.generation}" if run.generation else ""
         call.key = f"{run.rid}{generation}:{call.lane}.{call.pos}"
         self._running.add(call)
-        call.task = asyncio.get_running_loop().create_task(perform(call, self), context=call.context)
+        # Not loop.create_task: this is made for each call, and nobody's factory should see it.
+        call.task = asyncio.Task(perform(call, self), loop=self._loop, context=call.context)
 
     def succeeded(self, call: Call, result: object) -> None:
         """A function answered."""
         if self._end is not None:
             return
         self._running.discard(call)
+        call.let_go()
         try:
             call.succeed(result)
         except Exception as error:
@@ -289,6 +299,7 @@ class Turn:
             )
             return True
         self._running.discard(call)
+        call.let_go()
         if isinstance(error, TerminalError):
             call.fail(error)
             self._finished.append(call)
@@ -328,7 +339,8 @@ class Turn:
                 if value is not None:
                     size += len(value)
                 entries.append(Entry(op.lane, op.pos, op.kind, op.name, op.fp, seq, at, op.state, value))
-            self._grown(len(entries))
+            if change is None:
+                self._grown(len(entries))
         self._flight = flight
         batch = Batch(run.id, run.epoch, entries, [] if change is None else [change], [], size)
         try:
@@ -345,11 +357,8 @@ class Turn:
             body = self._body
             assert body is not None
             assert flight is not None
-            if self._leaving is None:
-                at = self._at
-                for op in flight:
-                    if body.fault is None:
-                        body.hand_over(op, at)
+            if self._leaving is None and not body.done:
+                body.hand_over(flight, self._at)
                 self._begin()
             self._advance()
         except Exception as defect:
@@ -364,9 +373,9 @@ class Turn:
     def _grown(self, by: int) -> None:
         before = self._count
         self._count = count = before + by
-        if count > Limits.most_entries:
-            self._set_aside(faults.full(self.run, count, Limits.most_entries))
-        elif before < Limits.warn_entries <= count:
+        if count > faults.Limits.most_entries:
+            self._set_aside(faults.full(self.run, count))
+        elif before < faults.Limits.warn_entries <= count:
             _log.warning(
                 "a journal grows long; go on in a new one with ctx.continue_as",
                 {"run": self.run.rid, "entries": count},
@@ -380,7 +389,7 @@ class Turn:
             return
         self._leaving = release, end
         for call in [call for call in self._running if call.pausing]:
-            call.task.cancel()
+            call.stop()
             self._running.discard(call)
 
     def _set_aside(self, error: BaseException) -> None:
@@ -390,37 +399,20 @@ class Turn:
 
     def _close(self, body: Body) -> None:
         """Nothing is in flight: commit how this turn ends."""
-        if self._leaving is None and body.fault is None and (finish := self._finish(body)) is not None:
-            self._closing = TurnEnd.ENDED
-            self._send(finish)
-            return
+        leaving = self._leaving
+        # A body that has ended need not be given back, nor paused.
+        if body.fault is None and body.done and (leaving is None or leaving[0].event != "attention"):
+            try:
+                finish = ending(body, self._handler)
+            except NotEncodable as unfit:
+                self._set_aside(unfit)
+            else:
+                self._closing = TurnEnd.ENDED
+                self._send(finish)
+                return
         assert self._leaving is not None
         release, self._closing = self._leaving
         self._send(release)
-
-    def _finish(self, body: Body) -> Finish | None:
-        """How the body ended; None if the run is to be set aside instead."""
-        main = body.main
-        if main.cancelled():
-            if body.cancelled:
-                return Finish("cancel")
-            return Finish("fail", error=encode_error(EverstepError("the body was cancelled from inside")))
-        error = main.exception()
-        if error is None:
-            if (loose := body.left_over()) is not None:
-                self._set_aside(loose)
-                return None
-            try:
-                return Finish(
-                    "finish",
-                    output=self._handler.output.encode(main.result(), f"the result of {self._handler.name}"),
-                )
-            except Exception as unfit:
-                self._set_aside(unfit)
-                return None
-        if isinstance(error, MemoryError | KeyboardInterrupt | SystemExit):
-            raise error
-        return Finish("fail", error=encode_error(error))
 
     def _closed(self, outcome: Outcome) -> None:
         self._flight = None
@@ -431,16 +423,12 @@ class Turn:
 
     async def _rest(self) -> None:
         """Nothing is in flight: see what came from outside, or wait, or park."""
-        body = self._body
-        assert body is not None
-        self._promises = [op for op in self._promises if op.wanted()]
-        if self._promises and self._unread:
-            self._unread = False
-            await self._read_promises()
-            if self._flight is not None or self._end is not None:
-                return
+        if self._promises.unread:
+            await self._look()
+        if self._flight is not None or self._running or self._end is not None:
+            return  # it came meanwhile
         self._take_due()
-        if self._finished or self._leaving is not None or body.fault is not None:
+        if self._finished or self._leaving is not None or self._promises.unread:
             self._advance()
             return
         due = self._timers.next_due()
@@ -449,37 +437,37 @@ class Turn:
             return
         await self._park(due)
 
-    async def _read_promises(self) -> None:
-        settled = {row.name: row for row in await self._host.store.promises(self.run.id)}
-        waiting: list[PromiseWait] = []
-        for op in self._promises:
-            row = settled.get(op.name)
-            if row is None:
-                waiting.append(op)
-                continue
-            try:
-                op.settle(row.state, row.value)
-            except ValueError as error:
-                self._set_aside(faults.ill_settled(self.run, op.name, error))
-                return
-            self._finished.append(op)
-        self._promises = waiting
+    async def _look(self) -> None:
+        """See which promises were settled."""
+        try:
+            settled = await self._promises.settled(self._host.store, self.run)
+        except EverstepError as error:
+            self._set_aside(error)
+        else:
+            self._finished += settled
+        finally:
+            self._looking = None
+        self._advance()
 
     async def _park(self, due: int | None) -> None:
         run = self.run
-        landed: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        landed: asyncio.Future[Outcome] = self._loop.create_future()
         self._flight = []
-        self._host.commit(
-            Batch(run.id, run.epoch, [], [Park(self._wakes, due)]),
-            lambda outcome: None if landed.done() else landed.set_result(outcome),
-        )
+        try:
+            self._host.commit(
+                Batch(run.id, run.epoch, [], [Park(self._wakes, None if due == FAR else due)]),
+                lambda outcome: None if landed.done() else landed.set_result(outcome),
+            )
+        except EverstepError:
+            self._over(TurnEnd.LOST)
+            return
         outcome = await landed
         self._flight = None
         if self._end is not None:
             return
         if isinstance(outcome, Refused) and outcome.why == "wakes":
             self._wakes = outcome.current
-            self._unread = True
+            self._promises.unread = True
             self._advance()
         elif not self._refused(outcome):
             self._over(TurnEnd.PARKED)
