@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, StrictBool
 
 from everstep import Request, StateChanged, StepContext
 
@@ -12,7 +12,7 @@ from .orders import FLOW, ORDERS, Accepted, Order, Problem, Words, record
 class Decision(BaseModel):
     """Who decided what, and why: the trail keeps all three."""
 
-    approved: bool
+    approved: StrictBool  # "no" is not False here
     by: Words
     reason: Words
 

@@ -21,7 +21,7 @@ Words = Annotated[str, Field(min_length=1, max_length=200)]
 
 class Item(BaseModel):
     sku: Words
-    quantity: int = Field(ge=1, le=100_000)
+    quantity: int = Field(ge=1, le=100_000, strict=True)  # strict: true is not 1
 
 
 class NewOrder(BaseModel):
@@ -29,7 +29,7 @@ class NewOrder(BaseModel):
 
     customer: Words = "guest"
     items: list[Item] = Field(min_length=1, max_length=100)
-    total: float = Field(ge=0, le=1e9)
+    total: float = Field(ge=0, le=1e9, strict=True)
 
 
 class Order(NewOrder):
