@@ -12,7 +12,7 @@ install: .venv/.installed
 	@touch $@
 
 run: install
-	cd examples/order_approval && ../../.venv/bin/everstep dev
+	.venv/bin/python -m scripts.example
 
 test: install
 	.venv/bin/python -m scripts.test
