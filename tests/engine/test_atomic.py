@@ -198,3 +198,21 @@ async def _add_one(engine: Engine, effects: Effects, *, disturb: bool) -> None:
         if disturb:
             await engine.kv_set("g", "k", b"10")
         await effects.kv_set("g", "k", b"%d" % (seen + 1))
+
+
+async def test_a_block_inside_a_wider_one_takes_back_only_its_own(engine: Engine) -> None:
+    """A failure that the handler survives undoes the block it left, and nothing before it."""
+    effects = engine.effects(trace="t", gather=True)
+    await effects.kv_set("g", "before", b"1")
+    await effects.kv_set("g", "k", b"1")
+
+    with pytest.raises(RuntimeError):
+        async with effects.atomic():
+            await effects.kv_set("g", "k", b"2")
+            await effects.kv_get("g", "unheard")
+            raise RuntimeError
+
+    assert await effects.kv_get("g", "k") == b"1"
+    await engine.kv_set("g", "unheard", b"1")  # what the block read does not matter any more
+    await effects.flush()
+    assert [await value(engine, key) for key in ("before", "k")] == [1, 1]

@@ -23,7 +23,8 @@ from everstep.core.journal import Entry
 from everstep.core.retry import next_delay
 from everstep.durations import show
 from everstep.engine.committer import Committer
-from everstep.engine.effects import Effects, refusal
+from everstep.engine.effects import Effects
+from everstep.engine.outcomes import refusal
 from everstep.engine.registry import Ended, Handler
 from everstep.errors import EverstepError, Fenced
 from everstep.log import Logger

@@ -46,11 +46,8 @@ from everstep.core.batch import (
     KvSet,
     KvUpdate,
     KvVersion,
-    Outcome,
     Publish,
-    Refused,
     Run,
-    Unknown,
 )
 from everstep.core.journal import Entry
 from everstep.core.retry import Retry
@@ -59,15 +56,8 @@ from everstep.core.updates import validate_ops
 from everstep.durations import Duration, micros
 from everstep.engine.calls import Call, perform
 from everstep.engine.committer import Committer
-from everstep.errors import (
-    ContextClosed,
-    EverstepError,
-    Fenced,
-    GroupMissing,
-    StateChanged,
-    StoreError,
-    TerminalError,
-)
+from everstep.engine.outcomes import refusal
+from everstep.errors import ContextClosed, TerminalError
 from everstep.ids import new_id, seeded_random, seeded_uuid
 from everstep.store.base import Store
 
@@ -75,28 +65,6 @@ _JSON = codec_for(Any)
 WRITES = frozenset({"set", "delete"})  # absolute: the last one of a key wins
 _ONCE = Retry(attempts=1)
 TOUCHES = WRITES | {"update", "clear"}
-
-
-def refusal(outcome: Outcome) -> Exception:
-    """The error that says why a batch was not applied."""
-    if isinstance(outcome, Unknown):
-        return StoreError(f"the store was lost while committing; it may have been applied: {outcome.reason}")
-    assert isinstance(outcome, Refused)
-    match outcome.why:
-        case "run_epoch" | "worker_epoch":
-            return Fenced(
-                "this attempt no longer owns its run: it took longer than its timeout, was cancelled, or "
-                "another worker took over. Nothing of this effect was applied."
-            )
-        case "group_missing":
-            topic, step = outcome.current
-            return GroupMissing(topic, step=step)
-        case "kv_version":
-            return StateChanged()
-        case _ if isinstance(outcome.current, Exception):
-            return outcome.current
-        case why:
-            return EverstepError(f"the commit was refused ({why}): {outcome.current!r}")
 
 
 class Effects:
@@ -151,9 +119,8 @@ class Effects:
         pos = self._asked.get(lane, 0) + 1
         self._asked[lane] = pos
         known = self._known.get((lane, pos))
-        if known is not None:
-            if kind not in WRITES or self._latest.get(name) == (lane, pos):
-                return known, True
+        if known is not None and (kind not in WRITES or self._latest.get(name) == (lane, pos)):
+            return known, True
         return Entry(lane, pos, kind, name, int(digest, 16) >> 1, None, 0, journal.RESULT, None), False
 
     async def _do(self, change: Change, entry: Entry) -> Any:
@@ -231,30 +198,29 @@ class Effects:
         Raises:
             StateChanged: Somebody changed what the block read; nothing of it was written.
         """
-        outer, self._checks = self._checks, True
+        before, checks = self._mark(), self._checks
+        self._checks = True
+        self._depth += 1
         try:
-            if self._depth:  # already gathered by something wider
-                yield
-            else:
-                async with self._gathered_alone():
-                    yield
-        finally:
-            self._checks = outer
-
-    @asynccontextmanager
-    async def _gathered_alone(self) -> AsyncIterator[None]:
-        asked = dict(self._asked)
-        try:
-            self._depth = 1
             try:
                 yield
             finally:
-                self._depth = 0
-            await self.flush()
+                self._depth -= 1
+            if not self._depth:  # else gathered by something wider, and committed with it
+                await self.flush()
         except BaseException:
-            self._drop()
-            self._asked = asked  # what was dropped was never asked for
+            self._back_to(before)
             raise
+        finally:
+            self._checks = checks
+
+    def _mark(self) -> tuple[Any, ...]:
+        lists = [*self._changes], [*self._entries]
+        return *lists, {*self._cleared}, {**self._own}, {**self._read}, {**self._based}, {**self._asked}
+
+    def _back_to(self, mark: tuple[Any, ...]) -> None:
+        """What was gathered since was never asked for."""
+        self._changes, self._entries, self._cleared, self._own, self._read, self._based, self._asked = mark
 
     # ---- state
 

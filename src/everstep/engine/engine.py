@@ -35,7 +35,8 @@ from everstep.core.batch import (
 from everstep.core.status import Status, WrongStatus
 from everstep.core.updates import validate_ops
 from everstep.engine import executors
-from everstep.engine.effects import Effects, refusal
+from everstep.engine.effects import Effects
+from everstep.engine.outcomes import refusal
 from everstep.engine.registry import Registry
 from everstep.engine.worker import Worker
 from everstep.errors import EverstepError, IdTaken
