@@ -17,7 +17,7 @@ def app_of(*steps: Step[Any, Any], **settings: Any) -> App:
     module = ModuleType("steps_of_a_test")
     for number, step in enumerate(steps):
         setattr(module, f"step_{number}", step)
-    return App("sqlite://", include=[module], settings=Settings(**{"drain": 1.0, **settings}))
+    return App(include=[module], settings=Settings(**{"store": "sqlite://", "drain": 1.0, **settings}))
 
 
 def client_of(app: Any, *, base: str = "http://localhost", address: str = "127.0.0.1") -> httpx.AsyncClient:

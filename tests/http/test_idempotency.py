@@ -1,6 +1,7 @@
 """A request with an Idempotency-Key is served once."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +114,37 @@ async def test_while_it_is_at_work_the_client_is_told_to_come_again(monkeypatch:
     assert first.status_code == 409
     assert int(first.headers["retry-after"]) > 0
     assert (second.status_code, second.json()) == (200, {"done": True})
+
+
+async def test_another_process_finishes_what_this_one_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client comes again, to whoever serves now, and gets the response."""
+    monkeypatch.setattr(idempotency, "PATIENCE", 0.05)
+    calls: list[str] = []
+
+    def place(process: str) -> Step[Any, Any]:
+        @step(on.post("/orders"), name="Place")
+        async def place(ctx: StepContext, req: Request[Any]) -> Any:
+            calls.append(process)
+            if process == "first":
+                await asyncio.sleep(60)
+            return {"by": process, "order": req.body}
+
+        return place
+
+    store = f"sqlite:///{tmp_path}/a.db"
+    first, second = (app_of(place(p), store=store, drain=0.0) for p in ("first", "second"))
+    async with first, client_of(first) as client:
+        began = await client.post("/orders", json={"id": "a"}, headers=KEY)
+    async with second, client_of(second) as client:
+        await second.engine.result(began.json()["run"], timeout=5)
+        again = await client.post("/orders", json={"id": "a"}, headers=KEY)
+
+    assert began.status_code == 409
+    assert again.json() == {"by": "second", "order": {"id": "a"}}
+    assert again.headers["idempotency-replayed"] == "true"
+    assert calls == ["first", "second"]
 
 
 async def test_a_failure_is_tried_again_before_it_is_the_answer() -> None:

@@ -118,26 +118,29 @@ class StepEndpoint:
 
     async def _response(self, request: Request[Any], receive: Receive, trace: str) -> Response:
         ingress, step = self.ingress, self.step
-        accepted = self._accepted(request)
         if ingress.active >= ingress.limit:
             raise busy("too many requests at once")
         ingress.active += 1
         try:
             if request.method in UNSAFE and HEADER in request.headers:
+                self._check(request)
                 response = await ingress.repeats.serve(step, self.trigger, request, trace)
             else:
                 effects = ingress.engine.effects(trace=trace, gather=step.gathers)
                 with Watch(receive, step.timeout / 1e6):
-                    response = await respond(step, self.trigger, accepted, effects, dev=ingress.dev)
+                    response = await respond(step, self.trigger, request, effects, dev=ingress.dev)
         finally:
             ingress.active -= 1
         if response.body is None and response.status == 200 and step.form == "decorated":
             response.status = 204
         return response
 
-    def _accepted(self, request: Request[Any]) -> Request[Any]:
+    def _check(self, request: Request[Any]) -> None:
+        """Refuse what does not fit before a run exists; behind middleware it is for the run to see."""
+        if self.trigger.middleware:
+            return
         try:
-            return accept(self.trigger, request)
+            accept(self.trigger, request)
         except InvalidInput as error:
             raise misfit(error) from None
         except (RecursionError, ArithmeticError):

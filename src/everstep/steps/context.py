@@ -122,6 +122,10 @@ class StepContext:
         self.run_id = run_id
         self.trace_id = effects.trace
 
+    def got(self, input: Any) -> None:
+        """Everstep's own: the input as it is after its check."""
+        self._input = input
+
     @property
     def traceId(self) -> str:
         """`trace_id`, in Motia's word."""
@@ -320,7 +324,7 @@ class StepContext:
             raise AttributeError(hint, name=name, obj=self)
 
 
-_NAMES = [name for name in dir(StepContext) if not name.startswith("_")]
+_NAMES = [name for name in dir(StepContext) if not name.startswith("_") and name != "got"]
 _OPTIONS = ("delay", "group", "priority", "dedup")
 _KEYS = {
     "topic": "topic",

@@ -5,7 +5,8 @@ trigger by the run's topic, reads and checks the message, asks the condition,
 and calls the function the way its signature wants.  `respond` does the same
 for a request that has no run.
 
-Floor 5.  May import: engine, core, blocking, context, discover, project, request, step, validator.
+Floor 5.  May import: engine, core, blocking, context, discover, middleware, project, request, step,
+validator.
 Imported by: http, app.
 """
 
@@ -29,6 +30,7 @@ from everstep.log import Logger
 from everstep.steps.blocking import Portal, SyncStepContext
 from everstep.steps.context import StepContext, TriggerInfo
 from everstep.steps.discover import collect
+from everstep.steps.middleware import through
 from everstep.steps.project import FOLDERS, Project
 from everstep.steps.request import (
     Request,
@@ -78,17 +80,19 @@ def handler_of(step: AnyStep, *, dev: bool = False) -> Handler:
                 f"Step '{step.name}' has no trigger for '{run.topic}' (any more); its triggers are "
                 f"{', '.join(str(topic) for topic in triggers)}. Give it one, then redrive this"
             )
+        if isinstance(trigger, HttpTrigger):
+            request = load_request(run.input)
+            ctx = _context(step, trigger, request, attempt.effects, attempt.number, run.rid)
+            response = await _answered(step, trigger, ctx, request, dev)
+            try:
+                return Ended(dump_response(response))
+            except NotEncodable as error:  # another attempt would answer the same
+                raise TerminalError(str(error)) from error
         try:
             input = read_input(trigger, run.input)
         except InvalidInput as error:
             raise TerminalError(f"the input of Step '{step.name}' does not fit. {error}") from error
         ctx = _context(step, trigger, input, attempt.effects, attempt.number, run.rid)
-        if isinstance(trigger, HttpTrigger):
-            response = await _answered(step, trigger, ctx, input, dev)
-            try:
-                return Ended(dump_response(response))
-            except NotEncodable as error:  # another attempt would answer the same
-                raise TerminalError(str(error)) from error
         if not await _holds(trigger, ctx, input):
             return Ended(skipped=True)
         await _called(step, trigger, ctx, input, run.input)
@@ -123,7 +127,7 @@ async def respond(
     a thread left behind has no effect any more.
 
     Args:
-        request: As `accept` gave it back.
+        request: As it came; it is checked behind the middleware.
         effects: Of this request; gathering when `step.gathers`.
         dev: A response that breaks its declared schema is an error, not only a line in the log.
 
@@ -262,6 +266,36 @@ def _step_in_child(home: tuple[str, str] | None, module: str, name: str) -> AnyS
 async def _answered(
     step: AnyStep, trigger: HttpTrigger, ctx: StepContext, request: Request[Any], dev: bool
 ) -> Response:
+    async def inner() -> Response:
+        return await _checked(step, trigger, ctx, request, dev)
+
+    def read(answer: Any) -> Response:
+        if isinstance(answer, Response):
+            return answer
+        if isinstance(answer, Mapping):
+            return _envelope(step, answer, ctx, dev)
+        raise BadResponse(
+            step.name, f"with {_kind(answer)} from a middleware", remedy="return await next(), or a response"
+        )
+
+    if not trigger.middleware:
+        return await inner()
+    return await through(trigger.middleware, ctx, request, inner, read)
+
+
+async def _checked(
+    step: AnyStep, trigger: HttpTrigger, ctx: StepContext, request: Request[Any], dev: bool
+) -> Response:
+    try:
+        request = accept(trigger, request)
+    except InvalidInput as error:
+        return Response(
+            {"error": "invalid input", "faults": [fault._asdict() for fault in error.faults]}, 400
+        )
+    except (RecursionError, ArithmeticError):
+        too_far = {"path": "body", "message": "is nested too deeply, or has a number out of range"}
+        return Response({"error": "invalid input", "faults": [too_far]}, 400)
+    ctx.got(request)
     if not await _holds(trigger, ctx, request):
         said = f"the condition of {trigger.route} does not hold for this request"
         return Response({"error": said, "skipped": True}, 422)

@@ -126,6 +126,10 @@ class Request(Generic[T]):
             raise KeyError(f"a request has no {name!r}.{did_you_mean(name, _READABLE)}")
         return getattr(self, name)
 
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Hang something onto the request, as a middleware does for the handler."""
+        setattr(self, name, value)
+
     def get(self, name: str, default: Any = None) -> Any:
         """A part by its name; *default* when there is no such part, or nothing in it."""
         known = name in _READABLE or name in self.__dict__
