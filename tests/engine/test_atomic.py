@@ -216,3 +216,146 @@ async def test_a_block_inside_a_wider_one_takes_back_only_its_own(engine: Engine
     await engine.kv_set("g", "unheard", b"1")  # what the block read does not matter any more
     await effects.flush()
     assert [await value(engine, key) for key in ("before", "k")] == [1, 1]
+
+
+async def test_what_a_sibling_does_is_not_gathered(engine: Engine) -> None:
+    """A block is of the task that entered it: beside it, effects are on disk when their await returns."""
+    effects = engine.effects(trace="t")
+    inside, written = asyncio.Event(), asyncio.Event()
+
+    async def fails() -> None:
+        async with effects.atomic():
+            await effects.kv_set("g", "mine", b"1")
+            inside.set()
+            await written.wait()
+            raise RuntimeError
+
+    async def sibling() -> None:
+        await inside.wait()
+        await effects.kv_set("g", "live", b"1")
+        assert await value(engine, "live") == 1
+        assert await effects.kv_get("g", "mine") is None
+        written.set()
+
+    await asyncio.gather(fails(), sibling(), return_exceptions=True)
+
+    assert [await value(engine, key) for key in ("mine", "live")] == [None, 1]
+
+
+async def test_blocks_side_by_side_commit_and_fail_each_on_its_own(engine: Engine) -> None:
+    """Ten items handled at once: a block is on disk when it ends, and takes no other with it."""
+    effects = engine.effects(trace="t")
+    all_inside = asyncio.Barrier(10)
+
+    async def handle(item: int) -> None:
+        async with effects.atomic():
+            await effects.kv_set("g", f"a{item}", b"1")
+            await all_inside.wait()
+            await effects.kv_set("g", f"b{item}", b"1")
+            if item % 2:
+                raise RuntimeError
+        assert (await value(engine, f"a{item}"), await value(engine, f"b{item}")) == (1, 1)
+
+    outcomes = await asyncio.gather(*map(handle, range(10)), return_exceptions=True)
+
+    assert [isinstance(outcome, RuntimeError) for outcome in outcomes] == [False, True] * 5
+    assert [await value(engine, f"a{item}") for item in range(10)] == [1, None] * 5
+
+
+async def test_tasks_started_inside_a_block_belong_to_it(engine: Engine) -> None:
+    """Work that a block spreads over tasks is gathered; a task that outlives the block is live."""
+    effects = engine.effects(trace="t")
+    block_ended = asyncio.Event()
+
+    async def late() -> None:
+        await block_ended.wait()
+        await effects.kv_set("g", "late", b"1")
+
+    async with effects.atomic():
+        outliving = asyncio.create_task(late())
+        await asyncio.gather(*(effects.kv_set("g", f"k{n}", b"1") for n in range(3)))
+        assert await value(engine, "k0") is None
+    block_ended.set()
+    await outliving
+
+    assert [await value(engine, key) for key in ("k0", "k1", "k2", "late")] == [1, 1, 1, 1]
+
+
+async def test_blocks_of_two_effects_do_not_meet(engine: Engine) -> None:
+    """Entering one block inside another's leaves each effect where it was asked."""
+    one, other = engine.effects(trace="1"), engine.effects(trace="2")
+
+    with pytest.raises(RuntimeError):
+        async with one.atomic():
+            async with other.atomic():
+                await one.kv_set("g", "one", b"1")
+                await other.kv_set("g", "other", b"1")
+            assert await value(engine, "other") == 1
+            raise RuntimeError
+
+    assert await value(engine, "one") is None
+
+
+async def test_reads_see_through_blocks_to_what_is_gathered_around_them(engine: Engine) -> None:
+    """Lists and values are those of the innermost write, then of the wider ones, then of the store."""
+    for key in ("a", "b", "c"):
+        await engine.kv_set("g", key, b'"store"')
+    effects = engine.effects(trace="t", gather=True)
+    await effects.kv_set("g", "a", b'"attempt"')
+    await effects.kv_set("h", "x", b"1")
+
+    async with effects.atomic():
+        assert await effects.kv_get("g", "a") == b'"attempt"'
+        await effects.kv_set("g", "b", b'"block"')
+        await effects.kv_delete("g", "c")
+        assert await effects.kv_list("g") == [("a", b'"attempt"'), ("b", b'"block"')]
+        assert await effects.kv_clear("h") == 1
+        assert await effects.kv_list("h") == []
+
+    assert await effects.kv_list("g") == [("a", b'"attempt"'), ("b", b'"block"')]
+    assert await effects.kv_get("h", "x") is None
+    await effects.flush()
+    assert [row.value for row in await engine.store.kv_list("g")] == [b'"attempt"', b'"block"']
+
+
+async def test_what_a_refused_block_had_asked_for_is_not_asked_twice(
+    tmp_path: Path, registry: Registry
+) -> None:
+    """A block tried again within an attempt is the same block to the next attempt: its message is sent once."""
+    own = Engine(SqliteStore(f"sqlite:///{tmp_path}/runs.db"), registry, Settings())
+
+    async def once(effects: Effects, *, disturb: bool) -> None:
+        async with effects.atomic():
+            await effects.kv_get("g", "k")
+            if disturb:
+                await own.kv_set("g", "k", b"10")
+            await effects.publish("nobody", b"1")
+
+    async def call(attempt: Attempt) -> Ended:
+        if attempt.number == 1:
+            with pytest.raises(StateChanged):
+                await once(attempt.effects, disturb=True)
+        await once(attempt.effects, disturb=False)
+        if attempt.number == 1:
+            raise RuntimeError("after the message was sent")
+        return Ended()
+
+    registry.add(
+        Handler(
+            name="send",
+            mode=Mode.RETRY,
+            call=call,
+            retry=Retry(attempts=2, delay=0),
+            subscriptions=(Subscription("t", "send"),),
+        )
+    )
+    await own.start()
+    try:
+        sent = await own.publish("t", b"null")
+        run = await own.result(f"r_{sent.mid[2:]}", timeout=10)
+        unrouted = await own.store.unrouted()
+    finally:
+        await own.stop()
+
+    assert run.state == Status.DONE
+    assert [message.topic for message in unrouted] == ["nobody"]

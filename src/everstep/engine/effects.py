@@ -27,9 +27,10 @@ import asyncio
 import hashlib
 import random as _random
 import uuid as _uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from heapq import heappop, heappush
 from typing import Any
 from urllib.parse import quote
 
@@ -45,7 +46,6 @@ from everstep.core.batch import (
     KvDelete,
     KvSet,
     KvUpdate,
-    KvVersion,
     Publish,
     Run,
 )
@@ -56,6 +56,7 @@ from everstep.core.updates import validate_ops
 from everstep.durations import Duration, micros
 from everstep.engine.calls import Call, perform
 from everstep.engine.committer import Committer
+from everstep.engine.gathering import Block, blocks_of, enter, innermost, leave
 from everstep.engine.outcomes import refusal
 from everstep.errors import ContextClosed, TerminalError
 from everstep.ids import new_id, seeded_random, seeded_uuid
@@ -84,15 +85,9 @@ class Effects:
         self._committer = committer
         self._run = run
         self.trace = run.trace if run is not None else trace
-        self._depth = 1 if gather else 0
-        self._changes: list[Change] = []
-        self._entries: list[Entry] = []
-        self._own: dict[tuple[str, str], bytes | None] = {}  # gathered writes, for our own reads
-        self._cleared: set[str] = set()
-        self._checks = False  # inside an atomic block: what is read must still be so at its commit
-        self._read: dict[tuple[str, str], int] = {}  # versions of what such blocks read
-        self._based: dict[tuple[str, str], int] = {}  # versions our gathered updates were computed from
+        self._whole = Block(self, checks=False) if gather else None  # an attempt that gathers all it does
         self._asked: dict[str, int] = {}  # lane -> how often this attempt asked for it
+        self._freed: dict[str, list[int]] = {}  # lane -> positions that a failed block had asked for
         self._known = {(e.lane, e.pos): e for e in remembered}
         self._latest: dict[str, tuple[str, int]] = {}  # quoted group/key -> the entry of its latest write
         self._notes: list[Entry] = []  # remembered facts that travel with the next commit
@@ -116,19 +111,29 @@ class Effects:
         """The entry of this effect, and whether an earlier attempt already had it."""
         digest = hashlib.blake2b(facts, digest_size=8).hexdigest()
         lane = f"~{kind}/{name}/{digest}"
-        pos = self._asked.get(lane, 0) + 1
-        self._asked[lane] = pos
+        pos = self._ask(lane)
         known = self._known.get((lane, pos))
         if known is not None and (kind not in WRITES or self._latest.get(name) == (lane, pos)):
             return known, True
         return Entry(lane, pos, kind, name, int(digest, 16) >> 1, None, 0, journal.RESULT, None), False
 
+    def _ask(self, lane: str) -> int:
+        """The position of what is asked in a lane now: how often it was, or one that was taken back."""
+        if freed := self._freed.get(lane):
+            pos = heappop(freed)
+        else:
+            pos = self._asked[lane] = self._asked.get(lane, 0) + 1
+        if (block := self._block) is not None:
+            block.asked.append((lane, pos))
+        return pos
+
+    @property
+    def _block(self) -> Block | None:
+        """What gathers the effects of this task; None when they are live."""
+        return next(blocks_of(self), self._whole)
+
     async def _do(self, change: Change, entry: Entry) -> Any:
-        """Commit one effect now, or gather it."""
-        if self._depth:
-            self._changes.append(change)
-            self._entries.append(entry)
-            return None
+        """Commit one effect now."""
         return (await self._commit([change], [entry]))[0]
 
     async def _commit(
@@ -167,28 +172,28 @@ class Effects:
         self._closed = why
 
     def take(self) -> tuple[list[Change], list[Entry], list[Guard]]:
-        """What was gathered and not committed, for the batch that ends the attempt; now it is yours."""
-        changes, entries, guards = self._gathering()
-        self._drop()
-        return changes, self._numbered(entries), guards
+        """What the attempt gathered, for the batch that ends it; now it is yours."""
+        whole = self._handed_over()
+        if whole is None:
+            return [], self._numbered([]), []
+        return whole.changes, self._numbered(whole.entries), whole.guards
 
-    def _gathering(self) -> tuple[list[Change], list[Entry], list[Guard]]:
-        guards: list[Guard] = [KvVersion(group, key, version) for (group, key), version in self._read.items()]
-        return self._changes, self._entries, guards if self._changes else []
-
-    def _drop(self) -> None:
-        self._changes, self._entries = [], []
-        self._read.clear()
-        self._based.clear()
-        self._own.clear()
-        self._cleared.clear()
+    def _handed_over(self) -> Block | None:
+        whole = self._whole
+        if whole is not None:
+            whole.done = True
+            self._whole = Block(self, checks=False)
+        return whole
 
     async def flush(self) -> None:
-        """Commit what was gathered (the end of a request, of an `atomic` block)."""
-        changes, entries, guards = self._gathering()
-        self._drop()
-        if changes or entries:
-            await self._commit(changes, entries, guards)
+        """Commit what was gathered: the end of a request."""
+        whole = self._handed_over()
+        if whole is not None:
+            await self._commit_block(whole)
+
+    async def _commit_block(self, block: Block) -> None:
+        if block.changes or block.entries:
+            await self._commit(block.changes, block.entries, block.guards)
 
     @asynccontextmanager
     async def atomic(self) -> AsyncIterator[None]:
@@ -198,29 +203,22 @@ class Effects:
         Raises:
             StateChanged: Somebody changed what the block read; nothing of it was written.
         """
-        before, checks = self._mark(), self._checks
-        self._checks = True
-        self._depth += 1
+        wider = self._block
+        block = Block(self, innermost(), checks=True)
+        enter(block)
         try:
             try:
                 yield
             finally:
-                self._depth -= 1
-            if not self._depth:  # else gathered by something wider, and committed with it
-                await self.flush()
+                leave(block)
+            if wider is not None and not wider.done:
+                wider.join(block)
+            else:
+                await self._commit_block(block)
         except BaseException:
-            self._back_to(before)
+            for lane, pos in block.asked:  # what was dropped was never asked for
+                heappush(self._freed.setdefault(lane, []), pos)
             raise
-        finally:
-            self._checks = checks
-
-    def _mark(self) -> tuple[Any, ...]:
-        lists = [*self._changes], [*self._entries]
-        return *lists, {*self._cleared}, {**self._own}, {**self._read}, {**self._based}, {**self._asked}
-
-    def _back_to(self, mark: tuple[Any, ...]) -> None:
-        """What was gathered since was never asked for."""
-        self._changes, self._entries, self._cleared, self._own, self._read, self._based, self._asked = mark
 
     # ---- state
 
@@ -228,31 +226,37 @@ class Effects:
         """One value, with this attempt's gathered writes in it."""
         self._open()
         value, version = await self._peek(group, key)
-        if self._checks and version is not None:
-            self._read.setdefault((group, key), version)
+        block = self._block
+        if block is not None and block.checks and version is not None:
+            block.read.setdefault((group, key), version)
         return value
+
+    def _around(self) -> Iterator[Block]:
+        """Everything gathered that this task sees, the innermost first."""
+        yield from blocks_of(self)
+        if self._whole is not None:
+            yield self._whole
 
     async def _peek(self, group: str, key: str) -> tuple[bytes | None, int | None]:
         """One value as we see it, and the version in the store that it comes from; None: it is all ours."""
-        name = (group, key)
-        if name in self._own:
-            return self._own[name], self._based.get(name)
-        if group in self._cleared:
-            return None, None
+        cell = (group, key)
+        for block in self._around():
+            if cell in block.own:
+                return block.own[cell], block.based.get(cell)
+            if group in block.cleared:
+                return None, None
         row = await self._store.kv_get(group, key)
         return (None, 0) if row is None else (row.value, row.version)
 
     async def kv_list(self, group: str) -> list[tuple[str, bytes]]:
         """All of a group, by key, with gathered writes in it."""
         self._open()
-        rows = {} if group in self._cleared else {r.key: r.value for r in await self._store.kv_list(group)}
-        for (own_group, key), value in self._own.items():
-            if own_group == group:
-                if value is None:
-                    rows.pop(key, None)
-                else:
-                    rows[key] = value
-        return sorted(rows.items())
+        rows: dict[str, bytes | None] = {row.key: row.value for row in await self._store.kv_list(group)}
+        for block in reversed([*self._around()]):
+            if group in block.cleared:
+                rows.clear()
+            rows |= {key: value for (of, key), value in block.own.items() if of == group}
+        return sorted((key, value) for key, value in rows.items() if value is not None)
 
     async def kv_groups(self) -> list[str]:
         """Every group that has a key (gathered writes are not in it yet)."""
@@ -265,9 +269,7 @@ class Effects:
         entry, known = self._recall("set", _cell(group, key), value)
         if known:
             return entry.value
-        old, _ = await self._before(group, key)
-        result: bytes | None = await self._do(KvSet(group, key, value), entry)
-        return self._gathered(group, key, old, value) if self._depth else result
+        return await self._write(KvSet(group, key, value), entry, value)
 
     async def kv_delete(self, group: str, key: str) -> bytes | None:
         """Remove one value; answers it."""
@@ -275,9 +277,16 @@ class Effects:
         entry, known = self._recall("delete", _cell(group, key), b"")
         if known:
             return entry.value
-        old, _ = await self._before(group, key)
-        result: bytes | None = await self._do(KvDelete(group, key), entry)
-        return self._gathered(group, key, old, None) if self._depth else result
+        return await self._write(KvDelete(group, key), entry, None)
+
+    async def _write(self, change: KvSet | KvDelete, entry: Entry, value: bytes | None) -> bytes | None:
+        block, before, _ = await self._before(change.group, change.key)
+        if block is None:
+            old: bytes | None = await self._do(change, entry)
+            return old
+        block.add(change, entry)
+        block.write((change.group, change.key), value)
+        return before
 
     async def kv_update(
         self, group: str, key: str, ops: Sequence[Mapping[str, Any]]
@@ -298,16 +307,22 @@ class Effects:
             assert entry.value is not None
             old, new = _JSON.decode(entry.value)
             return (None if old is None else _JSON.encode(old)), _JSON.encode(new)
-        before, version = await self._before(group, key)
-        if self._depth:
-            after = _JSON.encode(apply_ops(None if before is None else _JSON.decode(before), ops))
-            await self._do(KvUpdate(group, key, ops), entry)
-            self._own[group, key] = after
-            if version is not None:
-                self._based[group, key] = version
-            return before, after
-        result: tuple[bytes | None, bytes] = await self._do(KvUpdate(group, key, ops), entry)
-        return result
+        block, before, version = await self._before(group, key)
+        if block is None:
+            result: tuple[bytes | None, bytes] = await self._do(KvUpdate(group, key, ops), entry)
+            return result
+        after = _JSON.encode(apply_ops(None if before is None else _JSON.decode(before), ops))
+        block.add(KvUpdate(group, key, ops), entry)
+        block.write((group, key), after, version)
+        return before, after
+
+    async def _before(self, group: str, key: str) -> tuple[Block | None, bytes | None, int | None]:
+        """Where to gather a write of this key, and what is there before it."""
+        while (block := self._block) is not None:
+            value, version = await self._peek(group, key)
+            if not block.done:  # else this task outlived its block while it looked
+                return block, value, version
+        return None, None, None
 
     async def kv_clear(self, group: str) -> int:
         """Remove a group; answers how many keys went."""
@@ -315,22 +330,13 @@ class Effects:
         entry, known = self._recall("clear", quote(group, safe=""), b"")
         if known:
             return int(_JSON.decode(entry.value or b"0"))
-        if self._depth:
-            count = len(await self.kv_list(group))
-            await self._do(KvClear(group), entry)
-            self._cleared.add(group)
-            for name in [n for n in self._own if n[0] == group]:
-                del self._own[name]
-            return count
-        return int(await self._do(KvClear(group), entry))
-
-    async def _before(self, group: str, key: str) -> tuple[bytes | None, int | None]:
-        return await self._peek(group, key) if self._depth else (None, None)
-
-    def _gathered(self, group: str, key: str, old: bytes | None, new: bytes | None) -> bytes | None:
-        self._own[group, key] = new
-        self._based.pop((group, key), None)
-        return old
+        count = len(await self.kv_list(group)) if self._block is not None else 0
+        block = self._block
+        if block is None:
+            return int(await self._do(KvClear(group), entry))
+        block.add(KvClear(group), entry)
+        block.clear(group)
+        return count
 
     # ---- messages
 
@@ -359,9 +365,12 @@ class Effects:
             return str(_JSON.decode(entry.value or b'""'))
         message = new_id("m")
         hops = self._run.hops if self._run is not None else 0
-        if self._depth:
+        change = Publish(message, topic, data, group, delay, priority, hops, self.trace)
+        if (block := self._block) is None:
+            await self._do(change, entry)
+        else:
             entry.state, entry.value = journal.OK, _JSON.encode(message)
-        await self._do(Publish(message, topic, data, group, delay, priority, hops, self.trace), entry)
+            block.add(change, entry)
         return message
 
     # ---- work and nondeterminism
@@ -419,8 +428,7 @@ class Effects:
         if self._run is None:
             return as_datetime(self._store.now())
         lane = "~now"
-        pos = self._asked.get(lane, 0) + 1
-        self._asked[lane] = pos
+        pos = self._ask(lane)
         known = self._known.get((lane, pos))
         if known is None:
             known = Entry(lane, pos, "now", "now", 0, None, self._store.now(), journal.OK, None)
@@ -431,9 +439,7 @@ class Effects:
 
     def _seed(self, kind: str) -> tuple[str, str]:
         assert self._run is not None
-        number = self._asked.get(f"~{kind}", 0) + 1
-        self._asked[f"~{kind}"] = number
-        return f"{self._run.rid}/{self._run.generation}", f"{kind}.{number}"
+        return f"{self._run.rid}/{self._run.generation}", f"{kind}.{self._ask(f'~{kind}')}"
 
 
 def _cell(group: str, key: str) -> str:
