@@ -321,7 +321,7 @@ async def test_reads_see_through_blocks_to_what_is_gathered_around_them(engine: 
 async def test_what_a_refused_block_had_asked_for_is_not_asked_twice(
     tmp_path: Path, registry: Registry
 ) -> None:
-    """A block tried again within an attempt is the same block to the next attempt: its message is sent once."""
+    """A block tried again in one attempt is the same block to the next: its message is sent once."""
     own = Engine(SqliteStore(f"sqlite:///{tmp_path}/runs.db"), registry, Settings())
 
     async def once(effects: Effects, *, disturb: bool) -> None:
