@@ -7,6 +7,7 @@ from everstep.core.batch import (
     Applied,
     Begin,
     Begun,
+    Change,
     Control,
     Finish,
     KvSet,
@@ -41,7 +42,7 @@ class GroupsContract:
         await store.subscribe([Subscription("t", "h")], ["h"])
         await ok(store, begin("a"), begin("taken"))
         [run, _] = await take(store, worker)
-        changes = [
+        changes: list[Change] = [
             KvSet("g", "k", b"1"),
             Publish("m_1", "t", b"1"),
             Publish("m_2", "nobody", b"1"),
@@ -169,7 +170,7 @@ class GroupsContract:
         run = await known(store, "a")
         waiting = [entry(n, None, seq=n, state=RESULT) for n in (1, 2, 3)]
         plain = entry(4, b"9", seq=4)
-        changes = [
+        changes: list[Change] = [
             KvSet("g", "k", b"6"),
             KvUpdate("g", "k", [{"type": "increment", "path": "", "by": 1}]),
             Publish("m_7", "t", b"1"),
@@ -188,12 +189,16 @@ class GroupsContract:
         run = await known(store, "a")
         entries = [entry(1, b'"m_7"', seq=1), entry(2, None, seq=2, state=RESULT)]
         await ok(
-            store, speak(run, Publish("m_7", "t", b"1"), KvSet("g", "k", b"6"), entries=entries), worker=worker
+            store,
+            speak(run, Publish("m_7", "t", b"1"), KvSet("g", "k", b"6"), entries=entries),
+            worker=worker,
         )
 
         assert [e.value for e in await store.entries(run.id, 0)] == [b'"m_7"', b"5"]
 
-    async def test_a_refused_batch_gives_its_entries_no_results(self, store: Store, worker: WorkerRef) -> None:
+    async def test_a_refused_batch_gives_its_entries_no_results(
+        self, store: Store, worker: WorkerRef
+    ) -> None:
         """What was refused may be sent again as it is."""
         await ok(store, begin("a", claim=True), worker=worker)
         run = await known(store, "a")
@@ -221,10 +226,10 @@ class GroupsContract:
         """Two decisions of one promise in one group: one has its effects, the other none."""
         await ok(store, begin("a"))
 
-        def decide(who: str) -> list[object]:
+        def decide(who: str) -> list[Change]:
             return [Settle("a", "gate", OK, f'"{who}"'.encode(), who), Publish(f"m_{who}", "t", b"1")]
 
-        batches = [outside(*decide(who), guards=[PromiseOpen("a", "gate")]) for who in ("alice", "bob")]  # type: ignore[arg-type]
+        batches = [outside(*decide(who), guards=[PromiseOpen("a", "gate")]) for who in ("alice", "bob")]
         first, second = (await store.commit(None, batches)).outcomes
         third = await one(store, batches[1])
 
@@ -244,7 +249,9 @@ class GroupsContract:
         ):
             assert await one(store, batch) == Refused("unknown_run", "no")
 
-    async def test_a_run_created_and_controlled_in_one_group_is_both(self, store: Store, worker: WorkerRef) -> None:
+    async def test_a_run_created_and_controlled_in_one_group_is_both(
+        self, store: Store, worker: WorkerRef
+    ) -> None:
         """What later batches do to a run of their own group is not lost."""
         await ok(
             store,
@@ -282,14 +289,14 @@ class GroupsContract:
         assert first == Applied([Published("m_1", ("h",))])
         assert isinstance(second, Refused)
         assert second.why == "id_taken"
-        with pytest.raises(Exception, match="(?i)unique"):
+        with pytest.raises(Exception, match=r"(?i)unique"):
             await store.commit(None, [publish("m_1", data=b"3"), begin("neighbour")])
         assert (await known(store, "r_1")).input == b"1"
         assert await store.run("neighbour") is None
 
     async def test_names_come_back_as_they_are_or_are_refused(self, store: Store) -> None:
         """A name with quotes, a zero byte or any letter is kept exactly, or nothing is written."""
-        for name in ("it's \"quoted\"", "ünï", "%_\\", "a\x00b", "", "0"):
+        for name in ('it\'s "quoted"', "ünï", "%_\\", "a\x00b", "", "0"):
             try:
                 await ok(store, outside(KvSet(name, name, b"1")), begin("r" + name, name, key=name))
                 await ok(store, outside(KvUpdate(name, name, [{"type": "increment", "path": "", "by": 1}])))

@@ -1,6 +1,6 @@
 """Promises of every store: what is read, what the sweep repairs, and what is forgotten."""
 
-from everstep.core.batch import Control, Finish, Mode, Park, Release
+from everstep.core.batch import Change, Control, Finish, Mode, Park, Release
 from everstep.core.journal import MARK
 from everstep.core.status import Status
 from everstep.store.base import Store, Subscription, WorkerRef
@@ -102,7 +102,13 @@ class KeepingContract:
         rids = ["parked", "paused", "aside", "done", "failed"]
         await ok(store, *(begin(rid, claim=True, key=rid) for rid in rids), worker=worker)
         await ok(store, *(begin(f"behind {rid}", key=rid, mode=Mode.RETRY) for rid in rids))
-        ways = [Park(0), Release(event="pause"), Release(event="attention"), Finish("finish"), Finish("fail")]
+        ways: list[Change] = [
+            Park(0),
+            Release(event="pause"),
+            Release(event="attention"),
+            Finish("finish"),
+            Finish("fail"),
+        ]
         for rid, way in zip(rids, ways, strict=True):
             await ok(store, speak(await known(store, rid), way), worker=worker)
         await ok(store, begin("x", delay=HOUR))
@@ -165,8 +171,9 @@ class KeepingContract:
         rids = ["old", "failed", "parked", "young", "last"]
         await ok(store, *(begin(rid, claim=True) for rid in rids), worker=worker)
         old = await known(store, "old")
-        blobs = [await store.put_blob(owner, b"x" * 70_000) for owner in ("rid:old", f"run:{old.id}", "rid:young")]
-        ends = [Finish("finish"), Finish("fail"), Park(0)]
+        owners = ("rid:old", f"run:{old.id}", "rid:young")
+        blobs = [await store.put_blob(owner, b"x" * 70_000) for owner in owners]
+        ends: list[Change] = [Finish("finish"), Finish("fail"), Park(0)]
         for rid, end in zip(rids, ends, strict=False):
             await ok(store, speak(await known(store, rid), end, entries=[entry(1)]), worker=worker)
         clock.skip(2 * HOUR)

@@ -136,7 +136,9 @@ class KeysContract:
 
         assert await statuses(store, *"abc") == ["cancelled", "cancelled", "ready"]
 
-    async def test_a_redriven_message_goes_to_the_end_of_its_key(self, store: Store, worker: WorkerRef) -> None:
+    async def test_a_redriven_message_goes_to_the_end_of_its_key(
+        self, store: Store, worker: WorkerRef
+    ) -> None:
         """It lost its place when it failed; behind the others of its key it waits again."""
         await ok(store, *(outside(retry(rid)) for rid in "ab"))
         [a] = await take(store, worker)
@@ -179,7 +181,9 @@ class KeysContract:
 
         assert await statuses(store, *"bcd") == ["paused", "ready", "cancelled"]
 
-    async def test_a_resumed_run_does_not_pass_the_one_in_front(self, store: Store, worker: WorkerRef) -> None:
+    async def test_a_resumed_run_does_not_pass_the_one_in_front(
+        self, store: Store, worker: WorkerRef
+    ) -> None:
         """Resumed in the very group that frees the key, it keeps its own place."""
         await ok(store, *(outside(retry(rid)) for rid in "abc"))
         await ok(store, outside(Control("c", "pause")))
@@ -188,7 +192,9 @@ class KeysContract:
 
         assert await statuses(store, *"abc") == ["done", "ready", "queued"]
 
-    async def test_a_cancel_of_a_body_in_a_key_waits_for_its_turn(self, store: Store, worker: WorkerRef) -> None:
+    async def test_a_cancel_of_a_body_in_a_key_waits_for_its_turn(
+        self, store: Store, worker: WorkerRef
+    ) -> None:
         """A body that began, failed and is queued again sees its cancel as the head, not beside it."""
         await ok(store, begin("a", key="k", claim=True), begin("b", key="k"), worker=worker)
         await ok(store, speak(await known(store, "a"), Finish("fail")), worker=worker)

@@ -34,8 +34,8 @@ class ManualClock:
 
 def begin(rid: str, handler: str = "h", **options: Any) -> Batch:
     """A batch that begins one run."""
-    options = {"mode": Mode.REPLAY, "input": b"1"} | options
-    return Batch(changes=[Begin(rid, handler, **options)])
+    facts: dict[str, Any] = {"mode": Mode.REPLAY, "input": b"1"} | options
+    return Batch(changes=[Begin(rid, handler, **facts)])
 
 
 def publish(mid: str, topic: str = "t", data: bytes = b"1", **options: Any) -> Batch:
@@ -55,7 +55,9 @@ def outside(*changes: Change, guards: Sequence[Guard] = ()) -> Batch:
     return Batch(changes=list(changes), guards=list(guards))
 
 
-def entry(pos: int, value: bytes | None = b"1", *, seq: int | None = None, lane: str = "0", state: int = OK) -> Entry:
+def entry(
+    pos: int, value: bytes | None = b"1", *, seq: int | None = None, lane: str = "0", state: int = OK
+) -> Entry:
     """One entry of a journal."""
     return Entry(lane, pos, "run", "charge", 7, seq, 5, state, value)
 

@@ -1,8 +1,22 @@
 """Promises of every store: the life of a run, from its begin to its end."""
 
+from typing import Any
+
 import pytest
 
-from everstep.core.batch import Applied, Asked, Begin, Control, Finish, Mode, Park, Refused, Release, Run
+from everstep.core.batch import (
+    Applied,
+    Asked,
+    Begin,
+    Change,
+    Control,
+    Finish,
+    Mode,
+    Park,
+    Refused,
+    Release,
+    Run,
+)
 from everstep.core.status import Status, WrongStatus
 from everstep.store.base import Claim, Store, WorkerRef
 from tests.store.making import (
@@ -24,7 +38,7 @@ from tests.store.making import (
 class RunsContract:
     async def test_a_run_is_kept_as_it_was_begun(self, store: Store, clock: ManualClock) -> None:
         """Everything a run is begun with is in its row."""
-        facts = {
+        facts: dict[str, Any] = {
             "mode": Mode.RETRY,
             "input": b'{"n":1}',
             "topic": "POST /orders",
@@ -132,7 +146,9 @@ class RunsContract:
         assert await store.next_due() is None
 
     @pytest.mark.parametrize(("event", "label"), [("attention", "needs_attention"), ("pause", "paused")])
-    async def test_a_run_can_be_set_aside(self, store: Store, worker: WorkerRef, event: str, label: str) -> None:
+    async def test_a_run_can_be_set_aside(
+        self, store: Store, worker: WorkerRef, event: str, label: str
+    ) -> None:
         """Set aside by its own worker, it is held by nobody and goes on when resumed."""
         await ok(store, begin("a", claim=True), worker=worker)
         await ok(store, speak(await known(store, "a"), Release(event=event, error=b"why")), worker=worker)
@@ -256,11 +272,18 @@ class RunsContract:
         assert isinstance(outcome.current, WrongStatus)
         assert (outcome.current.event, outcome.current.status) == ("resume", Status.READY)
 
-    async def test_a_cancelled_body_sees_it(self, store: Store, worker: WorkerRef, clock: ManualClock) -> None:
-        """A replay-mode run that has begun is roused from any status, so that it can compensate."""
+    async def test_a_cancelled_body_sees_it(
+        self, store: Store, worker: WorkerRef, clock: ManualClock
+    ) -> None:
+        """A replay-mode run that has begun is roused from any status, to compensate what it did."""
         rids = ["parked", "paused", "aside", "back"]
         await ok(store, *(begin(rid, claim=True) for rid in rids), worker=worker)
-        ways = [Park(0, clock.us + HOUR), Release(event="pause"), Release(event="attention"), Release()]
+        ways: list[Change] = [
+            Park(0, clock.us + HOUR),
+            Release(event="pause"),
+            Release(event="attention"),
+            Release(),
+        ]
         for rid, way in zip(rids, ways, strict=True):
             await ok(store, speak(await known(store, rid), way), worker=worker)
         await ok(store, begin("new"), begin("retry", mode=Mode.RETRY))
@@ -273,7 +296,9 @@ class RunsContract:
         claimed = await take(store, worker)
         assert [(run.rid, run.asked) for run in claimed] == [(rid, Asked.CANCEL) for rid in rids]
 
-    async def test_what_a_running_run_is_asked_reaches_its_worker(self, store: Store, worker: WorkerRef) -> None:
+    async def test_what_a_running_run_is_asked_reaches_its_worker(
+        self, store: Store, worker: WorkerRef
+    ) -> None:
         """Cancel and pause of a running run are asked, once, and a cancel is not taken back by a pause."""
         await ok(store, begin("a", claim=True), begin("b", claim=True), worker=worker)
         done = await store.commit(None, [outside(Control("a", "cancel")), outside(Control("b", "pause"))])
@@ -287,7 +312,9 @@ class RunsContract:
         await ok(store, speak(a, Finish("cancel")), worker=worker)
         assert [run.rid for run in await store.asked(worker)] == ["b"]
 
-    async def test_redrive_keeps_or_forgets_what_was_remembered(self, store: Store, worker: WorkerRef) -> None:
+    async def test_redrive_keeps_or_forgets_what_was_remembered(
+        self, store: Store, worker: WorkerRef
+    ) -> None:
         """Redrive goes on with the journal, redrive as new begins a generation; both count from 0."""
         await ok(store, begin("a", mode=Mode.RETRY, claim=True), worker=worker)
         run = await known(store, "a")

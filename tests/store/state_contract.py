@@ -1,10 +1,12 @@
 """Promises of every store: state, messages and who is subscribed."""
 
 import asyncio
+from collections.abc import Mapping
 
 from everstep.core.batch import (
     Applied,
     Begin,
+    Change,
     KvClear,
     KvDelete,
     KvSet,
@@ -96,7 +98,7 @@ class StateContract:
 
     async def test_updates_apply_to_what_is_there(self, store: Store) -> None:
         """Set, increment, decrement, append, merge, remove, on paths; missing values are made."""
-        ops = [
+        ops: list[Mapping[str, object]] = [
             {"type": "increment", "path": "n", "by": 2},
             {"type": "decrement", "path": "n"},
             {"type": "append", "path": "log", "value": "a"},
@@ -145,7 +147,7 @@ class StateContract:
         """A group that is cleared while another process counts in it holds only what came after."""
         for _ in range(15):
             await ok(store, outside(KvSet("g", "a", b'{"n":5}')))
-            [cleared], [(old, new)] = await asyncio.gather(
+            [cleared], [(old, _)] = await asyncio.gather(
                 ok(store, outside(KvClear("g"))), ok(other, outside(KvUpdate("g", "a", INCREMENT)))
             )
             left = await values(store, "g")
@@ -156,7 +158,9 @@ class StateContract:
 
     async def test_every_subscriber_gets_a_run_of_its_own(self, store: Store, worker: WorkerRef) -> None:
         """A message becomes one run for each Step of its topic, and carries where it came from."""
-        await store.subscribe([Subscription("t", "a"), Subscription("t", "b"), Subscription("u", "a")], ["a", "b"])
+        await store.subscribe(
+            [Subscription("t", "a"), Subscription("t", "b"), Subscription("u", "a")], ["a", "b"]
+        )
         [published] = await ok(
             store, publish("m_1", data=b"5", hops=3, trace="abc", priority=4, group="ignored here")
         )
@@ -188,7 +192,9 @@ class StateContract:
 
     async def test_a_fifo_topic_wants_a_group(self, store: Store) -> None:
         """Without one the batch is refused, naming topic and Step, also for the Steps that would do."""
-        await store.subscribe([Subscription("t", "free"), Subscription("t", "strict", fifo=True)], ["free", "strict"])
+        await store.subscribe(
+            [Subscription("t", "free"), Subscription("t", "strict", fifo=True)], ["free", "strict"]
+        )
 
         assert await one(store, publish("m_1")) == Refused("group_missing", ("t", "strict"))
         assert await store.run("r_1") is None
@@ -201,7 +207,10 @@ class StateContract:
         await store.subscribe([Subscription("t", "a"), Subscription("u", "a")], ["a"])
         await store.subscribe([Subscription("t", "b", fifo=True, delay=5)], ["b"])
         await store.subscribe([Subscription("u", "a")], ["a", "gone"])
-        assert await store.subscriptions() == [Subscription("t", "b", fifo=True, delay=5), Subscription("u", "a")]
+        assert await store.subscriptions() == [
+            Subscription("t", "b", fifo=True, delay=5),
+            Subscription("u", "a"),
+        ]
         await ok(store, publish("m_1", group="g"))
         assert [run.handler for run in await store.runs()] == ["b"]
         await store.subscribe([], ["b"])
@@ -235,9 +244,18 @@ class StateContract:
         self, store: Store, worker: WorkerRef, clock: ManualClock
     ) -> None:
         """Kept and visible, they become runs in their order once somebody subscribes."""
-        await ok(store, *(publish(f"m_{n}", trace="x", hops=2, priority=1) for n in range(3)), publish("m_9", "u"))
+        await ok(
+            store, *(publish(f"m_{n}", trace="x", hops=2, priority=1) for n in range(3)), publish("m_9", "u")
+        )
         await ok(store, publish("m_4", delay=2 * HOUR), publish("m_5", delay=HOUR // 2))
-        assert [message.mid for message in await store.unrouted()] == ["m_5", "m_4", "m_9", "m_2", "m_1", "m_0"]
+        assert [message.mid for message in await store.unrouted()] == [
+            "m_5",
+            "m_4",
+            "m_9",
+            "m_2",
+            "m_1",
+            "m_0",
+        ]
         assert [message.mid for message in await store.unrouted(2)] == ["m_5", "m_4"]
         first = (await store.unrouted())[-1]
         assert (first.topic, first.data) == ("t", b"1")
@@ -272,7 +290,7 @@ class StateContract:
     async def test_a_publish_and_a_begin_may_share_a_batch(self, store: Store) -> None:
         """The marker, the message and the run of one atomic block are one batch."""
         await store.subscribe([Subscription("t", "h")], ["h"])
-        changes = [
+        changes: list[Change] = [
             KvSet("order", "1", b'"sent"'),
             Publish("m_1", "t", b"1"),
             Begin("other", "h", Mode.REPLAY, b""),

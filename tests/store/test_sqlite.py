@@ -1,6 +1,5 @@
 """The SQLite store keeps what every store promises, on a file and in memory."""
 
-import asyncio
 import sqlite3
 from pathlib import Path
 from typing import Any

@@ -27,7 +27,9 @@ def settle(rid: str, name: str = "p", value: bytes = b"1", state: int = OK, by: 
 
 
 class WaitsContract:
-    async def test_a_parked_run_wakes_when_its_promise_is_settled(self, store: Store, worker: WorkerRef) -> None:
+    async def test_a_parked_run_wakes_when_its_promise_is_settled(
+        self, store: Store, worker: WorkerRef
+    ) -> None:
         """Park first, settle later: the run is ready, and its handler is named."""
         await ok(store, begin("a", claim=True), worker=worker)
         await ok(store, speak(await known(store, "a"), Park(0)), worker=worker)
@@ -115,7 +117,9 @@ class WaitsContract:
         assert isinstance(outcome, Refused)
         assert outcome.why == "status"
 
-    async def test_a_promise_can_be_settled_before_its_run_starts(self, store: Store, worker: WorkerRef) -> None:
+    async def test_a_promise_can_be_settled_before_its_run_starts(
+        self, store: Store, worker: WorkerRef
+    ) -> None:
         """Also behind others of its key, or before its time; the run finds it when it starts."""
         await ok(store, begin("a", key="k"), begin("b", key="k"), begin("c", delay=HOUR))
         await ok(store, settle("b"), settle("c"))
@@ -151,9 +155,7 @@ class WaitsContract:
     async def test_a_child_that_ends_wakes_its_parent(self, store: Store, worker: WorkerRef) -> None:
         """In the commit of its end, however it ends; a parent that is running cannot park past it."""
         [parent] = await ok(store, begin("p", claim=True), worker=worker)
-        await ok(
-            store, *(begin(c, parent=parent.run.id, claim=True) for c in ("x", "y", "z")), worker=worker
-        )
+        await ok(store, *(begin(c, parent=parent.run.id, claim=True) for c in ("x", "y", "z")), worker=worker)
         await ok(store, speak(await known(store, "x"), Finish("fail")), worker=worker)
         assert await one(store, speak(parent.run, Park(0)), worker) == Refused("wakes", 1)
         await ok(store, speak(parent.run, Park(1)), worker=worker)

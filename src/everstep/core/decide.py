@@ -294,6 +294,11 @@ class Decider:
     def _park(self, park: Park, run: Run) -> None:
         if run.wakes != park.wakes:
             raise _Refusal("wakes", run.wakes)
+        if run.asked:
+            # Asked of a turn that had nothing left to do: its worker may not get
+            # to tell it before it is gone, and then nobody would.
+            self._release(Release(), run)
+            return
         self._work.edit(run)
         self._work.move(run, "park")
         run.worker = None
@@ -419,12 +424,21 @@ def _updated(value: bytes | None, change: KvUpdate) -> bytes:
 
 def _as_value(result: Any) -> bytes | None:
     """The result of a change as an entry keeps it."""
-    if result is None or isinstance(result, bytes):
-        return result
-    if isinstance(result, tuple):
-        old, new = result
-        return b"[%b,%b]" % (old if old is not None else b"null", new)
-    return _JSON.encode(result.mid if isinstance(result, Published) else result)
+    match result:
+        case None | bytes():
+            return result
+        case (old, new):
+            return b"[%b,%b]" % (old if old is not None else b"null", new)
+        case Published():
+            return _JSON.encode(result.mid)
+        case Begun():
+            return _JSON.encode(result.run.rid)
+        case Run():
+            return _JSON.encode(result.rid)
+        case Promise():
+            return result.value
+        case _:
+            return _JSON.encode(result)
 
 
 def claim(run: Run, worker: int, now: int) -> bool:
