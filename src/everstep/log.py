@@ -39,7 +39,8 @@ class Logger:
 
     def bind(self, **fields: Any) -> Logger:
         """A logger whose lines carry these fields too."""
-        bound = Logger(self._log.name)
+        bound = Logger.__new__(Logger)  # asking logging for its logger by name takes a lock
+        bound._log = self._log
         bound._fields = {**self._fields, **fields}
         return bound
 

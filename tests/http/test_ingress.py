@@ -1,7 +1,6 @@
 """Requests to Steps: what they bring, what is refused, and what is answered."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,9 @@ async def test_a_request_brings_all_its_parts() -> None:
     """Path, repeated query keys, headers in any case, cookies, body and raw body."""
     async with serving(echo) as client:
         answer = await client.post(
-            "/echo/a%2Fb?x=1&x=2&y=", json={"k": 1}, headers={"X-Thing": "t", "cookie": "sid=7; a=b"}
+            "/echo/a%2Fb?x=1&x=2&y=",
+            content=b'{"k": 1}',
+            headers={"content-type": "application/json", "X-Thing": "t", "cookie": "sid=7; a=b"},
         )
 
     told = answer.json()
@@ -81,7 +82,7 @@ async def test_a_request_brings_all_its_parts() -> None:
     assert told["header"] == "t"
     assert told["cookies"] == {"sid": "7", "a": "b"}
     assert told["body"] == {"k": 1}
-    assert told["raw"] == len(json.dumps({"k": 1}, separators=(",", ":")))
+    assert told["raw"] == len(b'{"k": 1}')
 
 
 async def test_a_trace_goes_on_and_comes_back() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -27,7 +27,7 @@ from everstep.http.idempotency import HEADER, Repeats
 from everstep.http.openapi import UNSAFE
 from everstep.http.refusals import Refusal, busy, malformed, misfit, unavailable
 from everstep.http.traces import trace_of
-from everstep.http.watch import Late, Left, Watch
+from everstep.http.watch import Late, Left, Watch, Watches
 from everstep.log import Logger
 from everstep.settings import Settings
 from everstep.steps.dispatch import respond
@@ -36,8 +36,27 @@ from everstep.steps.step import Step
 from everstep.steps.triggers import HttpTrigger
 from everstep.steps.validator import InvalidInput
 
+_OURS = frozenset(
+    (b"traceparent", b"content-length", b"transfer-encoding", b"content-type", b"cookie", HEADER.encode())
+)
 UPLOAD_TIME = 60.0  # seconds a client has to send its body
 _log = Logger("everstep.http")
+
+
+class HeaderValues(Values):
+    """The headers of a request, put in order when first asked for: most handlers ask for none."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
+        self._raw = raw
+        self._folded = True
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "_all":
+            raise AttributeError(name)
+        super().__init__(((k.decode("latin-1"), v.decode("latin-1")) for k, v in self._raw), fold=True)
+        return self._all
 
 
 class Ingress:
@@ -50,6 +69,7 @@ class Ingress:
         self.body_limit = settings.body_limit
         self.limit = settings.requests
         self.active = 0
+        self.watches = Watches()
 
     def endpoint(self, step: Step[Any, Any], trigger: HttpTrigger) -> StepEndpoint:
         """What answers at one trigger of a Step."""
@@ -66,18 +86,21 @@ class StepEndpoint:
     cross_origin = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, params: Mapping[str, str]) -> None:
-        headers = Values(
-            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]], fold=True
-        )
+        headers = {
+            name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _OURS
+        }
         trace = trace_of(headers.get("traceparent"))
         extra: Headers = [(b"x-trace-id", trace.encode())]
         head = scope["method"] == "HEAD"
         body = bodies.NOTHING
         try:
             try:
-                body = await self._body(scope, receive, headers)
+                if bodies.expected(scope["method"], headers, scope["http_version"]):
+                    body = await self._body(receive, headers)
                 request = self._request(scope, headers, params, body)
-                ready = prepare(await self._response(request, receive, trace), extra, head=head)
+                once = HEADER in headers and request.method in UNSAFE
+                response = await self._response(request, receive, trace, once=once)
+                ready = prepare(response, extra, head=head)
             except (bodies.Gone, Left):
                 return
             except Exception as error:
@@ -87,9 +110,7 @@ class StepEndpoint:
             for file in body.files:
                 await file.close()
 
-    async def _body(self, scope: Scope, receive: Receive, headers: Values) -> bodies.Body:
-        if not bodies.expected(scope["method"], headers, scope["http_version"]):
-            return bodies.NOTHING
+    async def _body(self, receive: Receive, headers: Mapping[str, str]) -> bodies.Body:
         try:
             async with asyncio.timeout(UPLOAD_TIME):
                 raw = await bodies.read(receive, headers, self.ingress.body_limit)
@@ -98,7 +119,7 @@ class StepEndpoint:
         return await bodies.parse(raw, headers.get("content-type", ""), self.trigger.body)
 
     def _request(
-        self, scope: Scope, headers: Values, params: Mapping[str, str], body: bodies.Body
+        self, scope: Scope, headers: Mapping[str, str], params: Mapping[str, str], body: bodies.Body
     ) -> Request[Any]:
         if "\0" in scope["path"]:
             raise Refusal(400, "a path holds no NUL")
@@ -108,7 +129,7 @@ class StepEndpoint:
             body.value,
             params,
             Values(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else Values(),
-            headers,
+            HeaderValues(scope["headers"]),
             cookie_parser(cookie) if cookie else {},
             body.raw,
             scope["method"],
@@ -116,18 +137,18 @@ class StepEndpoint:
         )
         return request
 
-    async def _response(self, request: Request[Any], receive: Receive, trace: str) -> Response:
+    async def _response(self, request: Request[Any], receive: Receive, trace: str, *, once: bool) -> Response:
         ingress, step = self.ingress, self.step
         if ingress.active >= ingress.limit:
             raise busy("too many requests at once")
         ingress.active += 1
         try:
-            if request.method in UNSAFE and HEADER in request.headers:
+            if once:
                 self._check(request)
                 response = await ingress.repeats.serve(step, self.trigger, request, trace)
             else:
                 effects = ingress.engine.effects(trace=trace, gather=step.gathers)
-                with Watch(receive, step.timeout / 1e6):
+                with Watch(ingress.watches, receive, step.timeout / 1e6):
                     response = await respond(step, self.trigger, request, effects, dev=ingress.dev)
         finally:
             ingress.active -= 1

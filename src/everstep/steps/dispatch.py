@@ -168,10 +168,15 @@ def _context(
     if isinstance(trigger, QueueTrigger):
         info = TriggerInfo("queue", topic=trigger.topic, attempt=number)
     else:
-        info = TriggerInfo("http", method=trigger.method, path=trigger.path, attempt=number)
+        info = _request_info(trigger.method, trigger.path, number)
     about = {"step": step.name, "trace": effects.trace}
     logger = _log.bind(**about, run=rid) if rid else _log.bind(**about)
     return StepContext(effects, step=step.name, trigger=info, input=input, logger=logger, run_id=rid)
+
+
+@lru_cache(maxsize=4096)
+def _request_info(method: str, path: str, number: int) -> TriggerInfo:
+    return TriggerInfo("http", method=method, path=path, attempt=number)
 
 
 # ---- calling
@@ -215,10 +220,11 @@ async def _called(step: AnyStep, trigger: AnyTrigger, ctx: StepContext, input: A
     if step.process:
         topic = trigger.route if isinstance(trigger, HttpTrigger) else trigger.topic
         return await executors.in_process(_in_child, _home(step), step.module, step.name, topic, data)
-    return await _call(_Function(step.fn, step.takes, step.is_async), ctx, input)
+    return await _call(step, ctx, input)
 
 
-async def _call(function: _Function, ctx: StepContext, input: Any) -> Any:
+async def _call(function: _Function | AnyStep, ctx: StepContext, input: Any) -> Any:
+    assert function.fn is not None
     if function.is_async:
         return await function.fn(*[ctx if name == "ctx" else input for name in function.takes])
     face = SyncStepContext(ctx, Portal()) if "ctx" in function.takes else None
@@ -266,6 +272,9 @@ def _step_in_child(home: tuple[str, str] | None, module: str, name: str) -> AnyS
 async def _answered(
     step: AnyStep, trigger: HttpTrigger, ctx: StepContext, request: Request[Any], dev: bool
 ) -> Response:
+    if not trigger.middleware:
+        return await _checked(step, trigger, ctx, request, dev)
+
     async def inner() -> Response:
         return await _checked(step, trigger, ctx, request, dev)
 
@@ -278,8 +287,6 @@ async def _answered(
             step.name, f"with {_kind(answer)} from a middleware", remedy="return await next(), or a response"
         )
 
-    if not trigger.middleware:
-        return await inner()
     return await through(trigger.middleware, ctx, request, inner, read)
 
 
@@ -296,7 +303,7 @@ async def _checked(
         too_far = {"path": "body", "message": "is nested too deeply, or has a number out of range"}
         return Response({"error": "invalid input", "faults": [too_far]}, 400)
     ctx.got(request)
-    if not await _holds(trigger, ctx, request):
+    if trigger.condition is not None and not await _holds(trigger, ctx, request):
         said = f"the condition of {trigger.route} does not hold for this request"
         return Response({"error": said, "skipped": True}, 422)
     data = dump_request(request) if step.process else b""
