@@ -199,6 +199,32 @@ def test_a_failed_run_is_tried_again_and_a_waiting_one_cancelled(project: Projec
     assert "cancelled" in twice.err
 
 
+def test_a_run_that_is_running_elsewhere_is_cancelled(project: Project) -> None:
+    """The command asks its worker, which stops the handler and writes that it was cancelled."""
+    project.write(
+        "src/slow_step.py",
+        """
+        from ledger import note, released
+
+        config = {"name": "Slow", "triggers": [{"type": "queue", "topic": "slow"}]}
+
+
+        async def handler(message, ctx):
+            note("began")
+            await released("never")
+        """,
+    )
+    project.serve()
+    project.cli("enqueue", "slow", "{}")
+    project.wait_for_note("began")
+    (running,) = lines(project, "runs", "list", "--status", "running")
+
+    assert project.cli("runs", "cancel", running["id"])["asked"] == "cancel"
+
+    assert ended(project, "cancelled")[0]["id"] == running["id"]
+    assert project.ledger() == ["began"]
+
+
 # ---- dead letters
 
 

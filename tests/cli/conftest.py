@@ -11,8 +11,9 @@ from everstep import log
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
     """Give other tests of this process back the loggers they know."""
-    logger = logging.getLogger(log.ROOT)
-    before = (list(logger.handlers), logger.level, logger.propagate)
+    loggers = [logging.getLogger(log.ROOT), logging.getLogger("everstep.worker")]
+    before = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
     yield
-    logger.handlers[:], logger.propagate = before[0], before[2]
-    logger.setLevel(before[1])
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
