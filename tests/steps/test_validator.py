@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from everstep.errors import ConfigError, NotEncodable
 from everstep.steps.validator import Fault, InvalidInput, Validator, load_plain, plain_json, validator_of
@@ -222,3 +222,23 @@ def test_anything_else_is_a_fault_and_never_a_crash(value: Any) -> None:
             found = error.faults or (Fault("", "no fault was named"),)
 
         assert all(fault.path.startswith("body") for fault in found)
+
+
+def test_a_strict_model_takes_its_json() -> None:
+    """What JSON cannot say otherwise (a date as text, a tuple as a list) is no fault of the client."""
+
+    class Strict(BaseModel):
+        model_config = ConfigDict(strict=True)
+        at: datetime
+        sizes: tuple[int, ...]
+        count: int
+
+    validator = validator_of(Strict)
+    plain = {"at": "2026-01-01T00:00:00Z", "sizes": [1], "count": 2}
+
+    assert validator.validate(plain).sizes == (1,)
+    with pytest.raises(InvalidInput) as refused:
+        validator.validate({**plain, "count": "2"})
+    assert [fault.path for fault in refused.value.faults] == ["body.count"]
+    with pytest.raises(InvalidInput):
+        validator.validate({**plain, "sizes": {1}})

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from re import search
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pydantic_core import PydanticSerializationError, ValidationError
+from pydantic_core import PydanticSerializationError, ValidationError, from_json, to_json
 
 from everstep.codec import Codec
 from everstep.errors import ConfigError, EverstepError, NotEncodable
@@ -136,6 +136,9 @@ class TypeValidator:
         try:
             return self._adapter.validate_python(value)
         except ValidationError as error:
+            # A strict model takes from JSON what it refuses from Python: a date as text, a tuple as a list.
+            if (data := _as_json(value)) is not None:
+                return self.load(data, at)
             raise InvalidInput(list(_type_faults(error, at))) from error
 
     def load(self, data: bytes, at: str = "input") -> Any:
@@ -244,6 +247,17 @@ def _extras(value: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str
     known = schema.get("properties", {})
     patterns = schema.get("patternProperties", {})
     return (name for name in value if name not in known and not any(search(p, name) for p in patterns))
+
+
+def _as_json(value: Any) -> bytes | None:
+    """The JSON of a value that is plain data, as a request's body is; None for any other."""
+    if not isinstance(value, dict | list | str | int | float | None):
+        return None
+    try:
+        data = to_json(value)
+        return data if from_json(data) == value else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _path(start: str, steps: Any) -> str:
