@@ -197,6 +197,7 @@ async def test_a_nul_in_a_path_is_refused() -> None:
     """No store could keep it as a key."""
     async with serving(echo) as client:
         assert (await client.post("/echo/a%00b")).status_code == 400
+        assert (await client.get("/api/v1/state/a%00b")).status_code == 400
 
 
 # ---- what goes wrong in a Step

@@ -121,8 +121,6 @@ class StepEndpoint:
     def _request(
         self, scope: Scope, headers: Mapping[str, str], params: Mapping[str, str], body: bodies.Body
     ) -> Request[Any]:
-        if "\0" in scope["path"]:
-            raise Refusal(400, "a path holds no NUL")
         query: bytes = scope["query_string"]
         cookie = headers.get("cookie")
         request: Request[Any] = Request(

@@ -21,7 +21,7 @@ from everstep.http.api import Api
 from everstep.http.cors import Cors
 from everstep.http.ingress import Ingress
 from everstep.http.pages import pages
-from everstep.http.refusals import not_allowed, not_found
+from everstep.http.refusals import Refusal, not_allowed, not_found
 from everstep.http.routes import Found, Router
 from everstep.settings import Settings
 from everstep.steps.step import Step
@@ -69,6 +69,9 @@ class Site:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, raw = _below_mount(scope)
         method = scope["method"]
+        if "\0" in path:  # PostgreSQL could not keep it as a key
+            refusal = refusal_piece(Refusal(400, "a path holds no NUL"), [], head=method == "HEAD")
+            return await refusal(scope, receive, send)
         found = self._router.find(method, path, raw)
         if not isinstance(found, Found):
             return await self._without_route(found, path, scope, receive, send)
