@@ -52,7 +52,7 @@ def path_of(url: str) -> str:
     if url in (":memory:", "sqlite://", "sqlite:///:memory:"):
         return ":memory:"
     parts = urlsplit(url)
-    if parts.scheme != "sqlite" or parts.netloc or not parts.path.strip("/") or parts.query:
+    if not url.startswith("sqlite:///") or not parts.path.strip("/") or parts.query:
         raise ConfigError(
             f"'{url}' names no SQLite file; write sqlite:///everstep.db (beside the program), "
             "sqlite:////var/lib/app/everstep.db (absolute) or sqlite:// (in memory)"
