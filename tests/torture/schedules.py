@@ -87,11 +87,7 @@ class Schedule:
             working[self._start(publisher=publisher)] = publisher
         inquest = Inquest(self._url, self._ledger, self._programs, self._killed, self._before)
         found = inquest.hold()
-        self.tally.runs, self.tally.entries, self.tally.calls = (
-            found["runs"],
-            found["entries"],
-            found["calls"],
-        )
+        self.tally.found = found
         self._ledger.close()
         return self.tally
 
