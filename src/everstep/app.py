@@ -255,6 +255,11 @@ class App:
         await engine.start(work=self.settings.work)
         self._engine, self._site = engine, site
 
+    def drain(self) -> None:
+        """Claim nothing more, and say so at ``/ready``; what was begun goes on until `stop`."""
+        if self._engine is not None:
+            self._engine.drain()
+
     async def stop(self) -> None:
         """Take no more requests, stop claiming, let what runs end, give the rest back at once, close."""
         engine, self._engine = self._engine, None

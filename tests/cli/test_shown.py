@@ -7,7 +7,6 @@ import pytest
 from rich.console import Console
 
 from everstep.cli.shown import (
-    attempts_of,
     brief,
     plain,
     reason,
@@ -51,7 +50,7 @@ def test_the_documents_of_a_run_are_json() -> None:
     try:
         raise ValueError("no luck\nat all")
     except ValueError as error:
-        failed = run(Status.FAILED, error=encode_error(error), finished_at=START + 5, mode=Mode.RETRY)
+        failed = run(Status.FAILED, error=encode_error(error), finished_at=START + 5, mode=Mode.RETRY, attempt=1)
     entries = [
         Entry("0", 1, "run", "charge", 0, 1, START + 10, journal.OK, b'"ok"'),
         Entry("!", 1, "attempt", "ValueError", 0, None, START + 20, journal.ERROR, b'{"type": "ValueError"}'),
@@ -65,7 +64,7 @@ def test_the_documents_of_a_run_are_json() -> None:
     assert [e["address"] for e in whole["journal"]] == ["0.1"]
     assert [a["number"] for a in whole["attempts_failed"]] == [1]
     assert reason(failed.error) == "ValueError: no luck"
-    assert attempts_of(failed) == 1
+    assert row["attempts"] == 1
     json.dumps(whole)
 
 

@@ -147,21 +147,26 @@ async def test_another_process_finishes_what_this_one_began(
     assert calls == ["first", "second"]
 
 
-async def test_a_failure_is_tried_again_before_it_is_the_answer() -> None:
-    """The client of an idempotent request is not told of an error that passed."""
+async def test_a_failure_is_tried_again_by_the_next_request_with_its_key() -> None:
+    """500 at once, not after retries; coming again tries again, and repeats no effect."""
     calls: list[int] = []
 
     @step(on.post("/shaky"))
     async def shaky(ctx: StepContext, req: Request[Any]) -> Any:
         calls.append(1)
+        await ctx.state.update("count", "calls", [{"type": "increment", "path": "n", "by": 1}])
         if len(calls) == 1:
             raise RuntimeError("once")
-        return {"attempt": len(calls)}
+        return await ctx.state.get("count", "calls")
 
     async with serving(shaky) as client:
-        answer = await client.post("/shaky", headers=KEY)
+        first = await client.post("/shaky", headers=KEY)
+        second = await client.post("/shaky", headers=KEY)
+        third = await client.post("/shaky", headers=KEY)
 
-    assert (answer.status_code, answer.json()) == (200, {"attempt": 2})
+    assert first.status_code == 500
+    assert (second.status_code, second.json()) == (200, {"n": 1})
+    assert (third.json(), third.headers["idempotency-replayed"], len(calls)) == ({"n": 1}, "true", 2)
 
 
 async def test_a_failure_for_good_is_the_answer_each_time() -> None:

@@ -112,11 +112,12 @@ def _unheard(connection: Any) -> bool:
 
 
 class Served(Protocol):
-    """An app: answers requests while it is entered."""
+    """An app: answers requests while it is entered, and claims no more runs once it drains."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
     async def __aenter__(self) -> Any: ...
     async def __aexit__(self, *exc: Any) -> Any: ...
+    def drain(self) -> None: ...
 
 
 async def serve(
@@ -148,6 +149,7 @@ async def serve(
         if server.should_exit:
             os._exit(128 + number)
         server.should_exit = True
+        app.drain()
         stopping()
 
     for number in stops:

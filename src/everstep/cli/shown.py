@@ -106,7 +106,7 @@ def run_document(run: Run) -> dict[str, Any]:
         "topic": run.topic,
         "key": run.key,
         "priority": run.priority,
-        "attempts": attempts_of(run),
+        "attempts": run.attempt,
         "trace": run.trace,
         "hops": run.hops,
         "generation": run.generation,
@@ -117,11 +117,6 @@ def run_document(run: Run) -> dict[str, Any]:
         "due_at": _iso(run.due_at),
         "error": None if (kept := failure(run.error)) is None else _without_trace(kept),
     }
-
-
-def attempts_of(run: Run) -> int:
-    """How many attempts failed.  The row counts those that were followed by another."""
-    return run.attempt + (run.mode == Mode.RETRY and run.status == Status.FAILED)
 
 
 def _without_trace(kept: dict[str, Any]) -> dict[str, Any]:

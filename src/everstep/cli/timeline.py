@@ -14,7 +14,6 @@ from everstep.cli.shown import (
     HISTORY,
     ago,
     attempt_document,
-    attempts_of,
     brief,
     failure,
     headline,
@@ -54,7 +53,7 @@ def runs_table(runs: Sequence[Run]) -> Any:
 
 def _line(run: Run) -> tuple[Any, ...]:
     who = (run.rid, run.handler, status_text(run), run.topic)
-    return *who, attempts_of(run) or "", ago(run.created_at), reason(run.error)
+    return *who, run.attempt or "", ago(run.created_at), reason(run.error)
 
 
 def print_run(console: Console, run: Run, entries: Sequence[Entry], promises: Sequence[PromiseRow]) -> None:
@@ -95,8 +94,8 @@ def _row(run: Run) -> Iterator[tuple[str, Any]]:
         yield "due", ago(run.due_at)
     if run.started_at is not None and run.finished_at is not None:
         yield "took", show((run.finished_at - run.started_at) / 1e6)
-    if attempts_of(run):
-        yield "failed", count(attempts_of(run), "attempt")
+    if run.attempt:
+        yield "failed", count(run.attempt, "attempt")
     if run.generation:
         yield "generation", run.generation
     yield "trace", run.trace

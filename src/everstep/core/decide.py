@@ -266,6 +266,8 @@ class Decider:
         self._work.edit(run)
         run.output = end.output
         run.error = end.error
+        if end.event == "fail":
+            run.attempt += 1
         self._work.end(run, end.event)
 
     def _release(self, release: Release, run: Run) -> None:

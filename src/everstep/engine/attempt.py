@@ -182,7 +182,7 @@ class AttemptRun:
     def _failed(self, error: Exception, effects: Effects | None) -> Batch:
         run = self.run
         number = run.attempt + 1
-        pause = next_delay(self._handler.retry, number, error, random.random())
+        pause = next_delay(self._handler.policy(run), number, error, random.random())
         encoded = encode_error(error)
         batch = self._batch()
         if effects is not None:

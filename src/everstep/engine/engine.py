@@ -83,6 +83,11 @@ class Engine:
         self._works = work
         self._worker = worker
 
+    def drain(self) -> None:
+        """Claim nothing more from now on; `not_ready` says so.  What runs goes on until `stop`."""
+        if self._worker is not None:
+            self._worker.stop_claiming()
+
     async def stop(self) -> None:
         """Stop claiming, drain, release the rest at once, close."""
         worker, self._worker = self._worker, None

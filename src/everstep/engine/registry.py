@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from everstep.codec import Codec, codec_for
-from everstep.core.batch import Mode
+from everstep.core.batch import Mode, Run
 from everstep.core.retry import STEP_RETRY, Retry
 from everstep.errors import ConfigError, did_you_mean
 from everstep.store.base import Subscription
+
+ONCE = Retry(attempts=1)
 
 
 @dataclass(slots=True, frozen=True)
@@ -49,6 +51,13 @@ class Handler:
     gather: bool = False  # effects="on_success"
     subscriptions: tuple[Subscription, ...] = ()
     source: str = ""  # "src/orders/charge_step.py:12", for messages
+
+
+    def policy(self, run: Run) -> Retry:
+        """How often a run of this handler is tried: once, if a request waits for it instead of a message."""
+        if run.topic is None or any(s.topic == run.topic for s in self.subscriptions):
+            return self.retry
+        return ONCE
 
 
 class Registry:

@@ -3,7 +3,9 @@
 It is a run of its Step, under an id made of the route, the key and who asks:
 begun before the Step is called, its response kept by the commit that ends it.
 A second request finds that run and gets the same response; a process that dies
-in between leaves it to another.
+in between leaves it to another.  One that failed is tried again by the next
+request that comes with the key, and what it did before is not repeated; a
+TerminalError is final.
 
 Floor 6.  May import: engine, core, steps, refusals.  Imported by: http.ingress.
 """
@@ -15,9 +17,10 @@ from hashlib import blake2b
 from typing import Any
 
 from everstep.core.batch import Run
-from everstep.core.status import Status
+from everstep.core.failure import decode_error
+from everstep.core.status import Status, WrongStatus
 from everstep.engine.engine import Engine
-from everstep.errors import NotEncodable
+from everstep.errors import NotEncodable, StepFailed
 from everstep.http.refusals import Refusal
 from everstep.steps.request import Request, Response, dump_request, load_response
 from everstep.steps.step import Step
@@ -58,6 +61,9 @@ class Repeats:
         )
         if not begun.created and begun.run.fp != fingerprint(request):
             raise Refusal(422, "this Idempotency-Key was used with another request", run=begun.run.rid)
+        again = _may_pass(begun.run)
+        if again:
+            await self._again(begun.run.rid)
         try:
             run = await self._engine.result(begun.run.rid, timeout=PATIENCE)
         except TimeoutError:
@@ -67,7 +73,19 @@ class Repeats:
                 headers={"retry-after": "2"},
                 run=begun.run.rid,
             ) from None
-        return _stored(run, replayed=not begun.created)
+        return _stored(run, replayed=not (begun.created or again))
+
+    async def _again(self, rid: str) -> None:
+        """Try what failed once more; what it did the first time is remembered, and not done twice."""
+        try:
+            await self._engine.control(rid, "redrive")
+        except WrongStatus:
+            pass  # another request was quicker: its attempt is ours too
+
+
+def _may_pass(run: Run) -> bool:
+    """True for a failure that another attempt may mend; a TerminalError is an answer."""
+    return run.status == Status.FAILED and isinstance(decode_error(run.error or b""), StepFailed)
 
 
 def run_id(route: str, key: str, principal: str) -> str:
