@@ -127,6 +127,14 @@ class Effects:
             block.asked.append((lane, pos))
         return pos
 
+    def _take_back(self, entry: Entry) -> None:
+        """It was not done: the next equal one takes its place, in this attempt and in every later one."""
+        place = (entry.lane, entry.pos)
+        for block in self._around():
+            if place in block.asked:
+                block.asked.remove(place)
+        heappush(self._freed.setdefault(entry.lane, []), entry.pos)
+
     @property
     def _block(self) -> Block | None:
         """What gathers the effects of this task; None when they are live."""
@@ -134,7 +142,11 @@ class Effects:
 
     async def _do(self, change: Change, entry: Entry) -> Any:
         """Commit one effect now."""
-        return (await self._commit([change], [entry]))[0]
+        try:
+            return (await self._commit([change], [entry]))[0]
+        except Exception:  # whoever is cancelled may have committed all the same
+            self._take_back(entry)
+            raise
 
     async def _commit(
         self, changes: list[Change], entries: list[Entry], guards: Sequence[Guard] = ()
@@ -311,7 +323,11 @@ class Effects:
         if block is None:
             result: tuple[bytes | None, bytes] = await self._do(KvUpdate(group, key, ops), entry)
             return result
-        after = _JSON.encode(apply_ops(None if before is None else _JSON.decode(before), ops))
+        try:
+            after = _JSON.encode(apply_ops(None if before is None else _JSON.decode(before), ops))
+        except Exception:
+            self._take_back(entry)
+            raise
         block.add(KvUpdate(group, key, ops), entry)
         block.write((group, key), after, version)
         return before, after
@@ -397,12 +413,11 @@ class Effects:
         if not known:
             rid = self._run.rid if self._run is not None else self.trace
             call.key = f"{rid}:{entry.lane}.{entry.pos}"
-            report = _Report()
-            await asyncio.create_task(perform(call, report))
-            if report.error is not None:
-                if retry is None or isinstance(report.error, TerminalError):
-                    raise report.error
-                raise call.gave_up(report.error)
+            try:
+                await self._call(call, retry)
+            except BaseException:
+                self._take_back(entry)
+                raise
             entry.state, entry.value = journal.OK, call.value
             if self._run is not None:
                 # Durable before the code after it runs, also inside an atomic
@@ -410,6 +425,16 @@ class Effects:
                 await self._commit([], [entry])
         call.recall(entry)
         return call.answer
+
+    @staticmethod
+    async def _call(call: Call, retry: Retry | None) -> None:
+        report = _Report()
+        call.task = asyncio.create_task(perform(call, report))
+        await call.task
+        if report.error is not None:
+            if retry is None or isinstance(report.error, TerminalError):
+                raise report.error
+            raise call.gave_up(report.error)
 
     def uuid(self) -> _uuid.UUID:
         """A random-looking UUID, the same one on every attempt."""
