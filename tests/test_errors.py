@@ -6,7 +6,16 @@ import pickle
 import pytest
 
 from everstep import errors
-from everstep.errors import Asked, ConfigError, JournalMismatch, RetryableError, StepFailed, did_you_mean
+from everstep.core.batch import KvSet, Publish
+from everstep.errors import (
+    Asked,
+    BadName,
+    ConfigError,
+    JournalMismatch,
+    RetryableError,
+    StepFailed,
+    did_you_mean,
+)
 
 MISMATCH = JournalMismatch(
     run_id="r_7f3a",
@@ -110,3 +119,14 @@ def test_suggestions_are_near_or_none() -> None:
 def test_a_retry_after_in_the_past_is_now() -> None:
     """A reset time that has just passed must not hide the error itself."""
     assert RetryableError("busy", retry_after=-0.2).retry_after == 0
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_names_no_store_can_keep_are_refused_before_anything_is_changed(name: str) -> None:
+    """A NUL or half a surrogate pair in a group, key or topic never reaches a store."""
+    with pytest.raises(BadName):
+        KvSet("orders", name, b"1")
+    with pytest.raises(BadName):
+        Publish("m_1", name, b"1")
+
+    assert KvSet("bestellungen", "müller-☃", b"1").key == "müller-☃"

@@ -293,6 +293,37 @@ class StateChanged(EverstepError):
         )
 
 
+class BadName(EverstepError, ValueError):
+    """A group, key or topic has a character that not every store can keep."""
+
+    def __init__(self, what: str, name: str) -> None:
+        self.what = what
+        self.name = name
+        super().__init__(
+            f"the {what} {name!r} has a NUL or half of a surrogate pair in it, which no store keeps; "
+            "use other characters"
+        )
+
+
+def check_name(what: str, name: str) -> None:
+    """
+    Refuse what PostgreSQL or UTF-8 could not keep, before anything is changed.
+
+    Raises:
+        BadName: *name* holds a NUL or half of a surrogate pair.
+    """
+    if "\0" in name or not (name.isascii() or _has_utf8(name)):
+        raise BadName(what, name)
+
+
+def _has_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class NotEncodable(EverstepError, TypeError):
     """A value cannot be written so that it comes back as what it is."""
 

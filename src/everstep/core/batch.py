@@ -19,6 +19,7 @@ from typing import Any
 
 from everstep.core.journal import Entry
 from everstep.core.status import Status
+from everstep.errors import check_name
 
 
 class Mode(IntEnum):
@@ -135,6 +136,11 @@ class Publish:
     hops: int = 0
     trace: str = ""
 
+    def __post_init__(self) -> None:
+        check_name("topic", self.topic)
+        if self.group is not None:
+            check_name("group", self.group)
+
 
 @dataclass(slots=True)
 class Finish:
@@ -183,6 +189,10 @@ class KvSet:
     key: str
     value: bytes
 
+    def __post_init__(self) -> None:
+        check_name("group", self.group)
+        check_name("key", self.key)
+
 
 @dataclass(slots=True)
 class KvUpdate:
@@ -192,6 +202,10 @@ class KvUpdate:
     key: str
     ops: Sequence[Mapping[str, Any]]
 
+    def __post_init__(self) -> None:
+        check_name("group", self.group)
+        check_name("key", self.key)
+
 
 @dataclass(slots=True)
 class KvDelete:
@@ -199,6 +213,10 @@ class KvDelete:
 
     group: str
     key: str
+
+    def __post_init__(self) -> None:
+        check_name("group", self.group)
+        check_name("key", self.key)
 
 
 @dataclass(slots=True)
@@ -231,18 +249,7 @@ class Due:
 
 
 Change = (
-    Begin
-    | Publish
-    | Finish
-    | Release
-    | Park
-    | Settle
-    | KvSet
-    | KvUpdate
-    | KvDelete
-    | KvClear
-    | Control
-    | Due
+    Begin | Publish | Finish | Release | Park | Settle | KvSet | KvUpdate | KvDelete | KvClear | Control | Due
 )
 
 

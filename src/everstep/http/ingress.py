@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.types import Receive, Scope, Send
 
 from everstep.engine.engine import Engine
-from everstep.errors import StateChanged, StoreUnavailable
+from everstep.errors import BadName, StateChanged, StoreUnavailable
 from everstep.http import bodies
 from everstep.http.answers import Headers, Ready, json_piece, prepare, refusal_piece
 from everstep.http.idempotency import HEADER, Repeats
@@ -180,6 +180,8 @@ class StepEndpoint:
             case StoreUnavailable():
                 _log.error("the store is not available", about, reason=str(error))
                 return refusal_piece(unavailable(), extra, head=head)
+            case BadName():
+                return refusal_piece(Refusal(400, str(error)), extra, head=head)
             case StateChanged():
                 _log.info("two requests wanted the same state at once; one was told to come again", about)
                 return refusal_piece(Refusal(409, str(error), headers={"retry-after": "1"}), extra, head=head)
