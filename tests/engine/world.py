@@ -179,10 +179,20 @@ class World:
         self.run.status = RUNNING
         self.run.parked_wakes = self.run.wakes
         self.parked = None
-        row = Run(**{name: getattr(self.run, name) for name in Run.__slots__})
-        self.turn = Turn(self, row, self.handler, accept_args=self.accept_args)
+        self.turn = Turn(self, self._row(), self.handler, accept_args=self.accept_args)
         self.drive = asyncio.ensure_future(self.turn.drive())
         return self.turn
+
+    def resume(self) -> None:
+        """The process that parked the run takes it again."""
+        assert self.turn is not None
+        self.run.epoch += 1
+        self.run.status = RUNNING
+        self.parked = None
+        self.drive = asyncio.ensure_future(self.turn.resume(self._row()))
+
+    def _row(self) -> Run:
+        return Run(**{name: getattr(self.run, name) for name in Run.__slots__})
 
     async def go(self, steps: int | None = None) -> TurnEnd | None:
         """Let things happen until the drive ends (its end), nothing can, or so many steps were made."""

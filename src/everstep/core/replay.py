@@ -93,7 +93,8 @@ class Replay(Generic[T]):
 
     def mismatch(self, entry: Entry, attempted: Asked | None) -> JournalMismatch:
         """The error that shows both sides."""
-        recorded = Asked(entry.kind, entry.name, entry.fp)
+        kind = entry.kind if entry.seq is not None else f"abandoned {entry.kind}"
+        recorded = Asked(kind, entry.name, entry.fp)
         return JournalMismatch(
             run_id=self._run_id, address=entry.address, recorded=recorded, attempted=attempted
         )

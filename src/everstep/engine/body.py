@@ -25,13 +25,11 @@ from everstep.engine.calls import inside_a_call, outside_calls
 from everstep.engine.lines import line_of, line_of_awaiting, line_of_frame
 from everstep.engine.operations import Awaited, Cancel, LoopTimer, Operation
 from everstep.engine.registry import Handler
-from everstep.engine.runloop import Lane, LaneTask, RunLoop
+from everstep.engine.runloop import STUCK, Lane, LaneTask, RunLoop
 from everstep.errors import Asked, ContextClosed, EverstepError, Evicted
 
 FAR = 1 << 62  # microseconds: a timer without end, which still fits a store's column
 THROWS = 3  # times a body is told to go before it is left alone
-STUCK: list[list[LaneTask[Any]]] = []
-"""Tasks that would not be evicted.  Kept for good: the collector would run their `finally` anywhere."""
 
 _ASK_IN_BODY = "first = await ctx.run(charge, order)\n    second = await ctx.run(notify, order)"
 
@@ -150,6 +148,12 @@ class Body:
             elif op.wanted():
                 self.fail(replay.mismatch(entry, Asked(op.kind, op.name, op.fp, self._line_of(op))))
 
+    def waits_in_vain(self) -> EverstepError | None:
+        """The error that says so if the body waits, and for nothing that will ever come."""
+        if any(op.wanted() for op in self._open):
+            return None
+        return faults.in_vain(self.run_id, line_of_awaiting(self.main.get_coro()))
+
     def begin(self) -> list[Operation]:
         """What was asked since the last time and is still wanted, in the order asked."""
         fresh = self.fresh
@@ -167,8 +171,11 @@ class Body:
         """Stop: the body must not go on, and cannot catch why.  For any thread."""
         if get_ident() == self.loop.thread:
             self._stop(error)
-        else:
+            return
+        try:
             self._real.call_soon_threadsafe(self._stop, error)
+        except RuntimeError:
+            pass  # the process ends
 
     def _stop(self, error: BaseException) -> None:
         if self.closed or self.fault is not None:
@@ -267,7 +274,7 @@ class Body:
         if self.closed:
             return
         if self._returned() and (loose := self._left_over()) is not None:
-            self.fail(loose)
+            self.fault = self.fault or loose
         else:
             self.evict()
 
@@ -295,8 +302,8 @@ class Body:
         Leave memory: nothing can be asked any more, and each task is told to go.
 
         Tasks end with `Evicted`, innermost await first, within this call; what
-        they record is nothing.  One that catches it and waits again is kept in
-        `STUCK`, because the collector would run its `finally` inside another run.
+        they record is nothing.  One that catches it and waits again is kept
+        in `runloop.STUCK`, because the collector would run its `finally` anywhere.
         """
         if self.closed:
             return
@@ -329,7 +336,7 @@ class Body:
                     return
         finally:
             loop.leave()
-        STUCK.append(tasks)
+        STUCK.extend(tasks)
 
     # ---- details
 

@@ -145,6 +145,7 @@ class Call(Awaited):
     )
 
     kind = "run"
+    kept_late = True  # it did something outside
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from everstep.core.batch import Run
 from everstep.core.journal import Entry
 from everstep.engine.operations import Operation
-from everstep.errors import Asked, ContextClosed, EverstepError, JournalMismatch
+from everstep.errors import Asked, ContextClosed, EverstepError, JournalMismatch, NotReplayable
 
 
 class Limits:
@@ -51,6 +51,19 @@ def unreadable(run_id: str, entry: Entry, error: Exception) -> EverstepError:
 def ill_settled(run: Run, name: str, error: Exception) -> EverstepError:
     """A promise was settled with something else than it is declared to hold."""
     return EverstepError(f"promise '{name}' of run {run.rid} holds what cannot be read: {error}")
+
+
+def in_vain(run_id: str, line: str | None) -> EverstepError:
+    """The body waits for something that no result, time or person will bring."""
+    return NotReplayable(
+        f"run {run_id} waits for ever: what its body awaits",
+        line=line,
+        why=(
+            "No function, timer or promise is pending that could wake it. Either its tasks wait for\n"
+            "each other, or it waits for a thread or callback that its journal cannot know."
+        ),
+        remedy="answer = await ctx.run(in_a_thread, argument)",
+    )
 
 
 def not_awaited(op: Operation, line: str | None) -> ContextClosed:

@@ -26,6 +26,7 @@ class Operation:
     __slots__ = ("answer", "fp", "lane", "name", "pos", "state", "value")
 
     kind = ""
+    kept_late = False  # whether its result is worth an entry when nobody waits for it any more
 
     def __init__(self, name: str = "") -> None:
         self.name = name

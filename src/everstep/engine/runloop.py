@@ -20,7 +20,7 @@ import asyncio
 import sys
 from asyncio import events, tasks
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from itertools import count
 from threading import get_ident
@@ -44,6 +44,9 @@ ROUNDS = 1_000
 
 MOST_ROUNDS = 1_000_000
 CANCELLED = "everstep: the run was cancelled"
+
+STUCK: list[object] = []
+"""What would not be evicted.  Kept for good: the collector would run its `finally` inside another run."""
 
 _log = Logger("everstep.body")
 _unique = count()
@@ -212,6 +215,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         self.polls: Callable[[], bool] = bool  # may a body that polls wait for the next result?
         self.thread = get_ident()
         self.outer = outer
+        self._outer_hooks = sys.get_asyncgen_hooks()
         self._driven = False
         self._ready: deque[asyncio.Handle] = deque()
         self._on_timer = on_timer
@@ -334,10 +338,12 @@ class RunLoop(asyncio.AbstractEventLoop):
         """Become the running loop; until `leave` the owner may make things ready, and `run` them."""
         events._set_running_loop(self)
         self._driven = True
+        sys.set_asyncgen_hooks(None, self._dropped)
 
     def leave(self) -> None:
         """Let the process's loop be the running one again."""
         self._driven = False
+        sys.set_asyncgen_hooks(*self._outer_hooks)
         events._set_running_loop(self.outer)
 
     def run(self) -> None:
@@ -363,9 +369,23 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     def close(self) -> None:
         """Let go of the owner: what is left of the body is on its own."""
+        self.evicting = True
         self._on_timer = self._on_fault = self.polls = _nobody
         self._ready.clear()
         self._tasks.clear()
+
+    def _dropped(self, generator: AsyncGenerator[Any, None]) -> None:
+        """An async generator was left half way: close it here, where its `finally` belongs."""
+        if self.evicting:
+            try:
+                generator.aclose().__await__().send(None)
+            except BaseException:
+                return  # closed, or failed where nobody listens
+        elif self._driven:
+            _ = self.start(_closed(generator), self._callbacks.child())
+            return
+        # The collector found it between two results, or it waits while it is closed.
+        STUCK.append(generator)
 
     def _failed(self, handle: Any, error: BaseException) -> None:
         self.call_exception_handler({"message": f"{_name(handle._callback)} failed", "exception": error})
@@ -378,6 +398,10 @@ class RunLoop(asyncio.AbstractEventLoop):
 
 def _nobody(*_: object) -> Any:
     return None
+
+
+async def _closed(generator: AsyncGenerator[Any, None]) -> None:
+    await generator.aclose()
 
 
 class _Soon(asyncio.Handle):

@@ -335,12 +335,17 @@ class Turn:
                 if op.wanted():
                     seq = self._seq = self._seq + 1
                     flight.append(op)
+                elif not op.kept_late:
+                    continue
                 value = op.value
                 if value is not None:
                     size += len(value)
                 entries.append(Entry(op.lane, op.pos, op.kind, op.name, op.fp, seq, at, op.state, value))
             if change is None:
                 self._grown(len(entries))
+        if not entries and change is None:
+            self._advance()  # nothing of it counts any more
+            return
         self._flight = flight
         batch = Batch(run.id, run.epoch, entries, [] if change is None else [change], [], size)
         try:
@@ -429,6 +434,12 @@ class Turn:
             return  # it came meanwhile
         self._take_due()
         if self._finished or self._leaving is not None or self._promises.unread:
+            self._advance()
+            return
+        body = self._body
+        assert body is not None
+        if (error := body.waits_in_vain()) is not None:
+            self._set_aside(error)
             self._advance()
             return
         due = self._timers.next_due()
