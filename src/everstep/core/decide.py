@@ -25,7 +25,7 @@ Floor 1.  May import: core, floor 0.  Imported by: store.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +37,7 @@ from everstep.core.batch import (
     Batch,
     Begin,
     Begun,
+    Change,
     Control,
     Due,
     Finish,
@@ -167,35 +168,13 @@ class Decider:
 
     # ---- changes
 
-    def _apply(self, change: object, run: Run | None) -> Any:
-        match change:
-            case Publish():
-                return self._publish(change)
-            case KvSet() | KvUpdate() | KvDelete():
-                return self._cell(change)
-            case Begin():
-                return self._begin(change)
-            case Settle():
-                return self._settle(change)
-            case Control():
-                return self._control(change)
-            case KvClear():
-                return self._clear(change)
-            case Due():
-                return self._due(self._snap.runs.get(change.run))
-            case _:
-                pass
+    def _apply(self, change: Change, run: Run | None) -> Any:
+        kind = type(change)
+        if kind in _BY_ANYBODY:
+            return _BY_ANYBODY[kind](self, change)
         if run is None:
-            raise _Refusal("unknown_run", type(change).__name__)
-        match change:
-            case Finish():
-                return self._finish(change, run)
-            case Release():
-                return self._release(change, run)
-            case Park():
-                return self._park(change, run)
-            case _:
-                raise TypeError(f"no change: {change!r}")
+            raise _Refusal("unknown_run", kind.__name__)
+        return _BY_ITS_TURN[kind](self, change, run)
 
     def _begin(self, begin: Begin) -> Begun:
         taken = self._snap.rids.get(begin.rid)
@@ -203,19 +182,14 @@ class Decider:
             if not begin.attach:
                 raise _Refusal("id_taken", taken)
             return Begun(taken, created=False)
-        run = self._work.new_run(
-            rid=begin.rid,
-            handler=begin.handler,
-            mode=begin.mode,
-            input=begin.input,
-            topic=begin.topic,
-            trace=begin.trace,
-            priority=begin.priority,
-            hops=begin.hops,
-            parent=begin.parent,
-            fp=begin.fp,
-            key=begin.key,
-        )
+        run = self._work.new_run(begin.rid, begin.handler, begin.mode, begin.input)
+        run.topic = begin.topic
+        run.trace = begin.trace
+        run.priority = begin.priority
+        run.hops = begin.hops
+        run.parent = begin.parent
+        run.fp = begin.fp
+        run.key = begin.key
         if begin.delay > 0:
             run.due_at = self._work.now + begin.delay
         else:
@@ -235,17 +209,13 @@ class Decider:
             rid = f"r_{message.mid[2:]}-{number}" if number else f"r_{message.mid[2:]}"
             if rid in self._snap.rids:
                 raise _Refusal("id_taken", self._snap.rids[rid])
-            run = self._work.new_run(
-                rid=rid,
-                handler=sub.handler,
-                mode=Mode.RETRY,
-                input=message.data,
-                topic=message.topic,
-                trace=message.trace,
-                priority=message.priority,
-                hops=message.hops,
-                key=message.group if sub.fifo else None,
-            )
+            run = self._work.new_run(rid, sub.handler, Mode.RETRY, message.data)
+            run.topic = message.topic
+            run.trace = message.trace
+            run.priority = message.priority
+            run.hops = message.hops
+            if sub.fifo:
+                run.key = message.group
             delay = sub.delay if message.delay is None else message.delay
             if delay > 0:
                 run.due_at = self._work.now + delay
@@ -253,7 +223,8 @@ class Decider:
                 self._work.enter(run)
         return Published(message.mid, tuple(sub.handler for sub in subscribers))
 
-    def _due(self, run: Run | None) -> None:
+    def _due(self, due: Due) -> None:
+        run = self._snap.runs.get(due.run)
         if run is None or run.due_at is None or run.due_at > self._work.now:
             return
         if run.status == Status.PARKED:
@@ -414,6 +385,24 @@ class Decider:
             self._work.end(run, "discard")
 
 
+_BY_ANYBODY: dict[type, Callable[[Decider, Any], Any]] = {
+    Publish: Decider._publish,
+    KvSet: Decider._cell,
+    KvUpdate: Decider._cell,
+    KvDelete: Decider._cell,
+    KvClear: Decider._clear,
+    Begin: Decider._begin,
+    Settle: Decider._settle,
+    Control: Decider._control,
+    Due: Decider._due,
+}
+_BY_ITS_TURN: dict[type, Callable[[Decider, Any, Run], Any]] = {
+    Finish: Decider._finish,
+    Release: Decider._release,
+    Park: Decider._park,
+}
+
+
 def _updated(value: bytes | None, change: KvUpdate) -> bytes:
     if value is not None and value[:1] == b"\x00":
         where = f"{change.group}/{change.key}"
@@ -450,11 +439,11 @@ def claim(run: Run, worker: int, now: int) -> bool:
     Changes the row, which the caller writes.
     """
     if run.claims >= CRASH_LIMIT:
-        run.status = advance(Status(run.status), "attention")
+        run.status = advance(run.status, "attention")
         why = f"crashes its worker: claimed {run.claims} times without a new journal entry"
         run.error = _JSON.encode({"type": "WorkerCrash", "message": why})
         return False
-    run.status = advance(Status(run.status), "claim")
+    run.status = advance(run.status, "claim")
     run.worker = worker
     run.epoch += 1
     run.claims += 1

@@ -80,16 +80,16 @@ class WrongStatus(Exception):
         self.status = status
 
 
-def advance(status: Status, event: str) -> Status:
+def advance(status: int, event: str) -> Status:
     """
-    Return the status after *event*.
+    Return the status after *event*; a status may be given as its number.
 
     Raises:
         WrongStatus: The table has no such step.
     """
-    after = TABLE[event].get(status)
+    after: Status | None = TABLE[event].get(status)  # type: ignore[call-overload]  # it equals its number
     if after is None:
-        raise WrongStatus(event, status)
+        raise WrongStatus(event, Status(status))
     return after
 
 

@@ -33,11 +33,8 @@ class Working:
     def mark(self) -> tuple[int, ...]:
         """Begin a batch; what `take_back` returns to."""
         self._undo = []
-        return tuple(len(items) for items in self._lists())
-
-    def _lists(self) -> tuple[list[Any], ...]:
-        plan = self.plan
-        return plan.created, plan.promises, plan.unrouted, plan.ended, plan.asked
+        p = self.plan
+        return len(p.created), len(p.promises), len(p.unrouted), len(p.ended), len(p.asked)
 
     def edit(self, run: Run) -> Run:
         """Announce that a run's row will change; answers the row to change."""
@@ -72,12 +69,14 @@ class Working:
                 target.pop(name, None)
             else:
                 target[name] = old
-        for items, length in zip(self._lists(), mark, strict=True):
+        p = self.plan
+        lists: tuple[list[Any], ...] = (p.created, p.promises, p.unrouted, p.ended, p.asked)
+        for items, length in zip(lists, mark, strict=True):
             del items[length:]
 
-    def new_run(self, **fields: Any) -> Run:
+    def new_run(self, rid: str, handler: str, mode: int, input: bytes) -> Run:
         """Add a run: scheduled, until it enters."""
-        run = Run(id=next(self.snap.new_ids), status=Status.SCHEDULED, created_at=self.now, **fields)
+        run = Run(next(self.snap.new_ids), rid, handler, mode, Status.SCHEDULED, input, self.now)
         self.put(self.snap.rids, run.rid, run)
         self.put(self.snap.runs, run.id, run)
         self.plan.created.append(run)
@@ -87,7 +86,7 @@ class Working:
 
     def move(self, run: Run, event: str) -> None:
         """Change a run's status by the table."""
-        run.status = advance(Status(run.status), event)
+        run.status = advance(run.status, event)
 
     def enter(self, run: Run, event: str = "promote") -> None:
         """

@@ -121,7 +121,7 @@ SELECT r.id FROM run r LEFT JOIN worker w ON w.id = r.worker WHERE r.worker IS N
 
 -- old_runs --
 -- Ended runs to forget; never the newest of all, whose number would be given again.
-SELECT id, rid FROM run WHERE status IN (7, 9, 10) AND finished_at < ?
+SELECT id, rid FROM run WHERE finished_at IS NOT NULL AND status <> 8 AND finished_at < ?
 AND id < (SELECT max(id) FROM run) ORDER BY finished_at LIMIT 500
 
 -- gone_workers --
