@@ -31,8 +31,8 @@ _log = Logger("everstep.commit")
 class Owner(Protocol):
     """Whose committer this is: says what to claim, hears what was done."""
 
-    def wanted(self) -> Claim | None:
-        """What may be claimed with the next group."""
+    def wanted(self, batches: Sequence[Batch]) -> Claim | None:
+        """What may be claimed with a group of these batches."""
 
     def committed(self, done: Committed, wanted: Claim | None) -> None:
         """A group is durable."""
@@ -94,7 +94,7 @@ class Committer:
                 await self._wake.wait()
             self._wake.clear()
             group = self._take()
-            wanted = None if self._closing else self._owner.wanted()
+            wanted = None if self._closing else self._owner.wanted([batch for batch, _ in group])
             if not group and wanted is None:
                 continue
             await self._send(group, wanted)

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
-
-from everstep.engine.turn import Turn, TurnEnd
 
 from everstep.clock import Clock
 from everstep.core.batch import Asked, Batch, Mode, Outcome, Release, Run
@@ -26,6 +24,8 @@ from everstep.engine.attempt import AttemptRun
 from everstep.engine.committer import Committer, Done
 from everstep.engine.doorbell import Doorbell
 from everstep.engine.registry import Registry
+from everstep.engine.slots import Slots
+from everstep.engine.turn import Turn, TurnEnd
 from everstep.errors import EverstepError, StoreUnavailable
 from everstep.log import Logger
 from everstep.settings import Settings
@@ -63,10 +63,10 @@ class Worker:
         self._rids: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._parked: OrderedDict[int, Turn] = OrderedDict()
-        self._busy: Counter[str] = Counter()
-        self._total = 0
+        self._slots = Slots(settings.concurrency, registry)
         self._maybe: set[str] = set()  # handlers that may have ready runs
         self._look = False  # something may have fallen due
+        self._news = False  # somebody rang since the claim in flight was made
         self._working = False
         self._draining = False
         self._seen: dict[int, tuple[int, float]] = {}  # other workers: counter, and when it moved
@@ -97,6 +97,10 @@ class Worker:
         if work:
             self._loops.append(spawn(self._sweep(), name="everstep-sweep"))
         self._rung()
+
+    def stop_claiming(self) -> None:
+        """Take no more runs; those that were taken go on."""
+        self._draining = True
 
     async def stop(self) -> None:
         """Stop claiming, let what runs end within the drain time, give the rest back, leave."""
@@ -153,7 +157,7 @@ class Worker:
     @property
     def running(self) -> int:
         """How many runs are being driven here."""
-        return self._total
+        return len(self._drives)
 
     def drives(self, rid: str) -> bool:
         """True while the run is being driven here, so that its end will be heard."""
@@ -186,23 +190,18 @@ class Worker:
 
     def room(self, handler: str) -> int:
         """Free slots for a handler."""
-        free = self.settings.concurrency - self._total
-        found = self.registry.get(handler)
-        if found is None or not self._working or self._draining:
-            return 0
-        if found.concurrency is not None:
-            free = min(free, found.concurrency - self._busy[handler])
-        return max(free, 0)
+        return self._slots.room(handler) if self._working and not self._draining else 0
 
-    def wanted(self) -> Claim | None:
-        """What may be claimed now."""
-        free = self.settings.concurrency - self._total
+    def wanted(self, batches: Sequence[Batch]) -> Claim | None:
+        """What may be claimed with these batches; runs that end in them leave room."""
+        self._slots.leave_with(batches)
+        free = self._slots.free
         if not self._working or self._draining or self.lost or free <= 0:
             return None
         handlers = {name: room for name in self._maybe if (room := self.room(name)) > 0}
         if not handlers and not self._look:
             return None
-        self._look = False
+        self._look = self._news = False
         return Claim(free, handlers)
 
     def committed(self, done: Committed, wanted: Claim | None) -> None:
@@ -213,7 +212,7 @@ class Worker:
                 self.take(run)
         else:
             claimed = Counter()
-        if wanted is not None:
+        if wanted is not None and not self._news:
             for name, room in wanted.handlers.items():
                 if claimed[name] < room and sum(claimed.values()) < wanted.total:
                     self._maybe.discard(name)
@@ -261,10 +260,10 @@ class Worker:
         if handler is None:  # claimed for us by nobody's mistake but a deploy's: hand it back
             self.committer.submit(self._give_back(run), _ignore)
             return
-        self._total += 1
+        self._slots.take(run)
         self._rids.add(run.rid)
-        self._busy[run.handler] += 1
         self._idle.clear()
+        drive: Drive
         work: asyncio.Task[None]
         if run.mode == Mode.REPLAY:
             turn = self._parked.pop(run.id, None)
@@ -272,13 +271,12 @@ class Worker:
                 turn.evict()
                 turn = None
             resumed = turn is not None
-            turn = turn if turn is not None else Turn(self, run, handler)
-            self._drives[run.id] = turn
+            drive = turn = turn if turn is not None else Turn(self, run, handler)
             work = asyncio.create_task(self._turn(turn, run, resumed=resumed))
         else:
-            attempt = AttemptRun(self, run, handler)
-            self._drives[run.id] = attempt
+            drive = attempt = AttemptRun(self, run, handler)
             work = asyncio.create_task(self._attempt(attempt))
+        self._drives[run.id] = drive
         self._tasks.add(work)
         work.add_done_callback(self._tasks.discard)
 
@@ -296,14 +294,17 @@ class Worker:
                 turn.ask(Asked(run.asked))
             end = await (turn.resume(run) if resumed else turn.drive())
             if end is TurnEnd.PARKED and not self.evict_always and not self._draining:
-                self._keep(turn)
+                self._keep(turn, run)
         except Exception as error:
             self._broken(run, error)
         finally:
-            self._freed(run)
+            self._freed(turn, run)
 
-    def _keep(self, turn: Turn) -> None:
-        self._parked[turn.run.id] = turn
+    def _keep(self, turn: Turn, run: Run) -> None:
+        if self._drives.get(run.id) is not turn:  # claimed again already, and begun anew
+            turn.evict()
+            return
+        self._parked[run.id] = turn
         while len(self._parked) > KEPT:
             _, oldest = self._parked.popitem(last=False)
             oldest.evict()
@@ -314,7 +315,7 @@ class Worker:
         except Exception as error:
             self._broken(attempt.run, error)
         finally:
-            self._freed(attempt.run)
+            self._freed(attempt, attempt.run)
 
     def _broken(self, run: Run, error: Exception) -> None:
         """A defect of ours: set the run aside rather than lose it."""
@@ -324,12 +325,14 @@ class Worker:
         )
         self.committer.submit(aside, _ignore)
 
-    def _freed(self, run: Run) -> None:
-        self._drives.pop(run.id, None)
-        self._rids.discard(run.rid)
-        self._total -= 1
-        self._busy[run.handler] -= 1
-        if not self._total:
+    def _freed(self, drive: Drive, run: Run) -> None:
+        self._slots.leave(run.id, run.epoch)
+        # A run that was given back, or parked and woken, in one group may be
+        # claimed in it again: then the next drive stands here already.
+        if self._drives.get(run.id) is drive:
+            del self._drives[run.id]
+            self._rids.discard(run.rid)
+        if not self._drives:
             self._idle.set()
         if self._maybe or self._look:
             self.committer.kick()
@@ -373,7 +376,7 @@ class Worker:
     def _rung(self) -> None:
         """Somebody says there may be work."""
         self._maybe.update(self.registry.names)
-        self._look = True
+        self._look = self._news = True
         self.committer.kick()
         self._deliver_asked()
         self._spawn(self._next_due())
@@ -470,8 +473,7 @@ class Worker:
                 freed = await self.store.take_over(row)
                 why = "stood still for a lease" if hangs else "is dead"
                 _log.warning(f"worker {row.name} {why}", {"worker": row.id, "runs_taken_over": freed})
-                self._maybe.update(self.registry.names)
-                self.committer.kick()
+                self._rung()
 
     async def _sweep(self) -> None:
         """Once a minute: assert what must always hold, forget what is old."""
