@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from everstep import clock
-from everstep.core.batch import Applied, Batch, Begun, Refused, Run
+from everstep.core.batch import Batch, Run
 from everstep.core.journal import Entry
 from everstep.core.status import Status
 from everstep.errors import StoreError
@@ -25,7 +25,6 @@ from everstep.ids import new_id
 from everstep.log import Logger
 from everstep.store import sqlite_sweep
 from everstep.store.base import (
-    BLOB,
     Claim,
     Committed,
     KvRow,
@@ -36,8 +35,9 @@ from everstep.store.base import (
     WorkerRow,
 )
 from everstep.store.line import Line
+from everstep.store.rows import RUN, answered, blob_of
 from everstep.store.sqlite_file import check, connect, create, in_our_words, path_of
-from everstep.store.sqlite_group import RUN, SQL, GroupWriter
+from everstep.store.sqlite_group import SQL, GroupWriter
 from everstep.store.turnstile import Lifeline, Turnstile
 
 T = TypeVar("T")
@@ -182,7 +182,7 @@ class SqliteStore:
             if not batches and (claim is None or not writer.anything(claim, self.now())):
                 return Committed([])
             done = self._in_turn(lambda: writer.write(worker, batches, claim, self.now()))
-            for run in _runs_of(done):
+            for run in answered(done):
                 self._fill(db, run)
             return done
 
@@ -314,9 +314,9 @@ class SqliteStore:
 
     def _whole(self, db: sqlite3.Connection, value: bytes) -> bytes:
         """The value itself, where the row only names it; what is gone is logged, and stays a name."""
-        if value[:1] != BLOB:
+        blob = blob_of(value)
+        if blob is None:
             return value
-        blob = value[1:].decode()
         row = db.execute(SQL["get_blob"], (blob,)).fetchone()
         if row is None:
             _log.error("a large value is gone from the store", {"blob": blob, "store": self.url})
@@ -365,7 +365,7 @@ class SqliteStore:
         def read(db: sqlite3.Connection) -> list[Entry]:
             found = [Entry(*row) for row in db.execute(SQL["entries"], (run, generation))]
             for entry in found:
-                if entry.value is not None and entry.value[:1] == BLOB:
+                if entry.value is not None:
                     entry.value = self._whole(db, entry.value)
             return found
 
@@ -419,15 +419,3 @@ class SqliteStore:
             raise StoreError(f"the large value {blob} is gone from the store {self.url}")
         data: bytes = row[0]
         return data
-
-
-def _runs_of(done: Committed) -> list[Run]:
-    """Every run a group answers with."""
-    runs = done.claimed + done.ended
-    for outcome in done.outcomes:
-        if isinstance(outcome, Applied):
-            runs += [r.run for r in outcome.results if isinstance(r, Begun)]
-            runs += [r for r in outcome.results if isinstance(r, Run)]
-        elif isinstance(outcome, Refused) and isinstance(outcome.current, Run):
-            runs.append(outcome.current)
-    return runs

@@ -13,70 +13,23 @@ import itertools
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from heapq import nsmallest
-from operator import attrgetter
 
 from everstep.core.batch import Batch, Due, Outcome, Publish, Refused, Run
 from everstep.core.decide import Decider, claim
 from everstep.core.snapshot import Cell, Key, Needs, Plan, Promise, Snapshot, needs_of
+from everstep.store import rows
 from everstep.store.base import Claim, Committed, Subscription, WorkerRef
 from everstep.store.queries import load
+from everstep.store.rows import BORN, MUTABLE, RUN
 
 ADOPT = 1_000  # messages that get their runs in one transaction
-RUN = tuple(f.name for f in fields(Run))
-_MUTABLE = [
-    "status",
-    "input",
-    "key_pos",
-    "worker",
-    "epoch",
-    "generation",
-    "wakes",
-    "parked_wakes",
-    "waits",
-    "attempt",
-    "claims",
-    "asked",
-    "due_at",
-    "started_at",
-    "finished_at",
-    "output",
-    "error",
-]
-_BORN = [
-    "id",
-    "rid",
-    "handler",
-    "mode",
-    "status",
-    "input",
-    "created_at",
-    "topic",
-    "trace",
-    "priority",
-    "hops",
-    "parent",
-    "fp",
-    "key",
-    "key_pos",
-    "worker",
-    "epoch",
-    "claims",
-    "due_at",
-    "started_at",
-]
-_born = attrgetter(*_BORN)
-_mutable = attrgetter(*_MUTABLE, "id")
-_claimed = attrgetter("status", "worker", "epoch", "claims", "started_at", "error", "id")
-_entry = attrgetter("lane", "pos", "kind", "name", "fp", "seq", "at", "state", "value")
-
 SQL = {
     name: text.format(
         run=", ".join(f'"{c}"' for c in RUN),
-        born=", ".join(f'"{c}"' for c in _BORN),
-        born_marks=", ".join("?" for _ in _BORN),
-        mutable=", ".join(f'"{c}" = ?' for c in _MUTABLE),
+        born=", ".join(f'"{c}"' for c in BORN),
+        born_marks=", ".join("?" for _ in BORN),
+        mutable=", ".join(f'"{c}" = ?' for c in MUTABLE),
     )
     if "{" in text
     else text
@@ -233,11 +186,11 @@ class GroupWriter:
     def _write(self, plan: Plan, snap: Snapshot, now: int) -> None:
         db = self._db
         if plan.created:
-            db.executemany(SQL["insert_run"], map(_born, plan.created))
+            db.executemany(SQL["insert_run"], map(rows.born, plan.created))
         if plan.changed:
-            db.executemany(SQL["update_run"], map(_mutable, plan.changed.values()))
+            db.executemany(SQL["update_run"], map(rows.mutable, plan.changed.values()))
         if plan.entries:
-            db.executemany(SQL["insert_entry"], [(run, gen, *_entry(e)) for run, gen, e in plan.entries])
+            db.executemany(SQL["insert_entry"], [(run, gen, *rows.entry(e)) for run, gen, e in plan.entries])
         if plan.promises:
             db.executemany(
                 SQL["insert_promise"], [(p.run, p.name, p.state, p.value, p.by, p.at) for p in plan.promises]
@@ -296,7 +249,7 @@ class GroupWriter:
             found = nsmallest(wanted.total, found)
         runs = {run.id: run for run in self._by_id(number for _, number in found)}
         claimed = [run for _, number in sorted(found) if claim(run := runs[number], worker.id, now)]
-        db.executemany(SQL["claim_run"], map(_claimed, runs.values()))
+        db.executemany(SQL["claim_run"], map(rows.claimed, runs.values()))
         return claimed
 
     # ---- messages that waited for a subscriber

@@ -3,7 +3,7 @@
 Looking happens on the reading connection; the writer is asked only when there
 is something to do, and looks again under its own lock.
 
-Floor 2.  May import: store.queries.  Imported by: store.sqlite.
+Floor 2.  May import: store.queries, store.rows.  Imported by: store.sqlite.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sqlite3
 from itertools import chain
 
 from everstep.store.queries import load
+from everstep.store.rows import messages_of
 
 SQL = load("sqlite")
 _WAIT = 86_400_000_000  # a day, in microseconds: how long a large value may wait for its commit
@@ -53,9 +54,8 @@ def forget(db: sqlite3.Connection, before: int) -> tuple[int, list[int]]:
         db.executemany(f"DELETE FROM {table} WHERE {column} = ?", ids)
     owners = [(f"run:{run}",) for run, _ in runs] + [(f"rid:{rid}",) for _, rid in runs]
     db.executemany("DELETE FROM blob WHERE owner = ?", owners)
-    for message in {rid[2:].partition("-")[0] for _, rid in runs if rid.startswith("r_")}:
-        # Every Step of a topic shares the message's value: it goes with the last of them.
-        db.execute(SQL["drop_message_blob"], (message,))
+    # Every Step of a topic shares the message's value: it goes with the last of them.
+    db.executemany(SQL["drop_message_blob"], [(name,) for name in messages_of(rid for _, rid in runs)])
     workers = [row[0] for row in db.execute(SQL["gone_workers"]).fetchall()]
     db.executemany(SQL["forget_worker"], [(worker,) for worker in workers])
     return len(runs), workers
