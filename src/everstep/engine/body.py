@@ -113,7 +113,7 @@ class Body:
                     return
                 op = self._recalled(entry)
                 loop.now_us = entry.at
-                if op is not None and op.wanted() and not self.main.done():
+                if op is not None and op.wanted():
                     op.hand_over()
                     loop.run()
         finally:
@@ -124,6 +124,8 @@ class Body:
         assert self.replay is not None
         op = self.replay.turn(entry)
         if op is not None:
+            if self.main.done():
+                return None  # it stays open: the body left it behind, and will be told so again
             self._open.pop(op, None)
             if op.wanted():
                 try:
@@ -336,7 +338,9 @@ class Body:
                     return
         finally:
             loop.leave()
-        STUCK.extend(tasks)
+        for task in tasks:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # at exit, it is no news
+            STUCK.append(task)
 
     # ---- details
 

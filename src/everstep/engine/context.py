@@ -8,6 +8,7 @@ Floor 3.  May import: core, floor 0.  Imported by: engine, workflows, and users 
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from datetime import datetime
@@ -37,7 +38,7 @@ class Context:
         self._body = body
         self.run_id: str = body.run_id
         self.trace_id: str = body.trace_id
-        self.logger: Logger = _FirstPassLogger(body, fields)
+        self.logger: Logger = _FirstPassLogger(_Gate(body, _LOG), fields)
 
     # Positional arguments are checked against fn; options are keywords. ParamSpec cannot express this.
     @overload
@@ -167,26 +168,32 @@ class Promise(Generic[T]):
 class _FirstPassLogger(Logger):
     """Says each thing once: what a replay passes again was said before."""
 
-    __slots__ = ("_body",)
+    __slots__ = ()
 
-    def __init__(self, body: Body, fields: Mapping[str, Any]) -> None:
+    def __init__(self, gate: _Gate, fields: Mapping[str, Any]) -> None:
         super().__init__("everstep.body", **fields)
-        self._body = body
+        self._log = gate  # type: ignore[assignment]  # as much of a logging.Logger as is asked for
 
     def bind(self, **fields: Any) -> Logger:
-        return _FirstPassLogger(self._body, {**self._fields, **fields})
+        gate: Any = self._log
+        return _FirstPassLogger(gate, {**self._fields, **fields})
 
-    def _write(
-        self,
-        level: int,
-        message: str,
-        data: Mapping[str, Any] | None,
-        fields: Mapping[str, Any],
-        *,
-        trace: bool = False,
-    ) -> None:
-        if self._body.replay is None and self._log.isEnabledFor(level):
-            super()._write(level, message, data, fields, trace=trace)
 
+class _Gate:
+    """Shut while the journal answers.  A gate, not a call of its own: lines must name their caller."""
+
+    __slots__ = ("_body", "_enabled", "log", "name")
+
+    def __init__(self, body: Body, to: logging.Logger) -> None:
+        self._body = body
+        self._enabled = to.isEnabledFor
+        self.log = to.log
+        self.name = to.name
+
+    def isEnabledFor(self, level: int) -> bool:
+        return self._body.replay is None and self._enabled(level)
+
+
+_LOG = logging.getLogger("everstep.body")
 
 __all__ = ["Attempt", "Context", "Promise", "attempt"]

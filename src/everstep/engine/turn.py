@@ -446,7 +446,7 @@ class Turn:
         if due is not None and not self._host.evict_always and due - self._host.now() <= NEAR_US:
             self._timers.set_alarm()
             return
-        await self._park(due)
+        self._park(due)
 
     async def _look(self) -> None:
         """See which promises were settled."""
@@ -460,19 +460,16 @@ class Turn:
             self._looking = None
         self._advance()
 
-    async def _park(self, due: int | None) -> None:
+    def _park(self, due: int | None) -> None:
         run = self.run
-        landed: asyncio.Future[Outcome] = self._loop.create_future()
         self._flight = []
+        park = Park(self._wakes, None if due == FAR else due)
         try:
-            self._host.commit(
-                Batch(run.id, run.epoch, [], [Park(self._wakes, None if due == FAR else due)]),
-                lambda outcome: None if landed.done() else landed.set_result(outcome),
-            )
+            self._host.commit(Batch(run.id, run.epoch, [], [park]), self._parked)
         except EverstepError:
             self._over(TurnEnd.LOST)
-            return
-        outcome = await landed
+
+    def _parked(self, outcome: Outcome) -> None:
         self._flight = None
         if self._end is not None:
             return
