@@ -100,7 +100,7 @@ def _text(value: object) -> str:
 
 
 def _trace(error: BaseException) -> str:
-    if error.__traceback__ is None:
+    if error.__traceback__ is None and error.__cause__ is None:
         return ""
     try:
         text = "".join(traceback.format_exception(error, limit=-_FRAMES))
