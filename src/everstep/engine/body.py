@@ -31,6 +31,13 @@ from everstep.errors import Asked, ContextClosed, EverstepError, Evicted
 FAR = 1 << 62  # microseconds: a timer without end, which still fits a store's column
 THROWS = 3  # times a body is told to go before it is left alone
 
+IN_MEMORY: set[Body] = set()
+"""Every body that was begun and has not left memory.
+
+Held here, so that one whose turn was dropped stays where it is: the collector
+would run its `finally` inside whatever runs then.
+"""
+
 _ASK_IN_BODY = "first = await ctx.run(charge, order)\n    second = await ctx.run(notify, order)"
 
 
@@ -69,6 +76,7 @@ class Body:
         self._on_fault = on_fault
         self._root = Lane(ROOT)
         self._tidy_at = 64
+        IN_MEMORY.add(self)
 
     # ---- driving
 
@@ -310,6 +318,7 @@ class Body:
         if self.closed:
             return
         self.closed = True
+        IN_MEMORY.discard(self)
         loop = self.loop
         if living := loop.living():
             self._throw(living)
