@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from everstep.core.batch import Batch, Begin, Change, Finish, Outcome, Publish, Refused
 from everstep.errors import Fenced, StoreUnavailable
@@ -24,7 +24,10 @@ from everstep.store.base import BLOB, Claim, Committed, Store, WorkerRef
 
 GROUP_BYTES = 1 << 20
 BLOB_BYTES = 64 << 10
+PATIENCE = 2.0  # seconds a batch that speaks for no run waits for a store that is away
 Done = Callable[[Outcome], None]
+Item = tuple[Batch, Done]
+T = TypeVar("T")
 _log = Logger("everstep.commit")
 
 
@@ -36,6 +39,13 @@ class Owner(Protocol):
 
     def committed(self, done: Committed, wanted: Claim | None) -> None:
         """A group is durable."""
+
+    @property
+    def lost(self) -> str:
+        """Why the store takes no writes, as far as the owner knows; empty when it does."""
+
+    def poisoned(self, batch: Batch, error: Exception) -> None:
+        """A batch cannot be written, whatever is done; the others of its group were."""
 
     def store_lost(self, error: StoreUnavailable) -> None:
         """The store takes no writes now."""
@@ -50,10 +60,11 @@ class Committer:
     def __init__(self, store: Store, owner: Owner) -> None:
         self._store = store
         self._owner = owner
-        self._pending: deque[tuple[Batch, Done]] = deque()
+        self._pending: deque[Item] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._away: StoreUnavailable | None = None  # for so long that nobody outside is let wait
         self.worker: WorkerRef | None = None
 
     def start(self) -> None:
@@ -71,6 +82,9 @@ class Committer:
         """Commit soon; *done* hears the outcome on the event loop, in the order of submission."""
         if self._closing and (self._task is None or self._task.done()):
             raise Fenced("this process has stopped committing")
+        if self._away is not None and not batch.run:
+            asyncio.get_running_loop().call_soon(done, Refused("unavailable", self._away))
+            return
         self._pending.append((batch, done))
         self._wake.set()
 
@@ -95,13 +109,13 @@ class Committer:
             self._wake.clear()
             group = self._take()
             wanted = None if self._closing else self._owner.wanted([batch for batch, _ in group])
-            if not group and wanted is None:
-                continue
+            if not group and wanted is None and not self._owner.lost:
+                continue  # while it is lost, an empty group asks whether it is back
             await self._send(group, wanted)
 
-    def _take(self) -> list[tuple[Batch, Done]]:
+    def _take(self) -> list[Item]:
         pending = self._pending
-        group: list[tuple[Batch, Done]] = []
+        group: list[Item] = []
         size = 0
         while pending and size < GROUP_BYTES:
             item = pending.popleft()
@@ -109,42 +123,75 @@ class Committer:
             group.append(item)
         return group
 
-    async def _send(self, group: Sequence[tuple[Batch, Done]], wanted: Claim | None) -> None:
-        batches = [batch for batch, _ in group]
+    async def _send(self, group: list[Item], wanted: Claim | None) -> None:
+        async def write() -> Committed:
+            nonlocal wanted
+            claim, wanted = wanted, None  # once: a store that comes back late finds other slots free
+            done = await self._store.commit(self.worker, [batch for batch, _ in group], claim)
+            wanted = claim
+            return done
+
         try:
-            for batch in batches:
+            for batch, _ in [*group]:
                 if batch.size > BLOB_BYTES:
-                    await self._outside(batch)
-            done = await self._patiently(batches, wanted)
+                    await self._outside(batch, group)
+            done = await self._patiently(write, group)
         except Exception as error:
             await self._halve(group, error)
             return
         self._tell(group, done, wanted)
 
-    def _tell(self, group: Sequence[tuple[Batch, Done]], done: Committed, wanted: Claim | None) -> None:
-        for (_, heard), outcome in zip(group, done.outcomes, strict=True):
-            heard(outcome)
+    def _tell(self, group: Sequence[Item], done: Committed, wanted: Claim | None) -> None:
+        fenced = done.outcomes and getattr(done.outcomes[0], "why", "") == "worker_epoch"
+        for (batch, heard), outcome in zip(group, done.outcomes, strict=True):
+            if fenced and not batch.run:
+                # Asked by somebody outside, who does not care which worker we are.
+                self._pending.append((batch, heard))
+                self._wake.set()
+                continue
+            try:
+                heard(outcome)
+            except Exception:  # one of them must not silence all others for ever
+                _log.exception("what was told of a commit failed", {"run": batch.run})
         self._owner.committed(done, wanted)
 
-    async def _patiently(self, batches: Sequence[Batch], wanted: Claim | None) -> Committed:
-        """Try until the store takes writes; batches in the order given, so nothing overtakes."""
-        pause = 0.05
+    async def _patiently(self, write: Callable[[], Awaitable[T]], group: list[Item]) -> T:
+        """
+        Try until the store takes writes; batches in the order given, so nothing overtakes.
+
+        What speaks for no run has somebody outside waiting for it, and is
+        turned away after a while; it leaves the group.
+        """
+        now = asyncio.get_running_loop().time
+        pause, until = 0.05, now() + PATIENCE
         while True:
             try:
-                done = await self._store.commit(self.worker, batches, wanted)
+                done = await write()
             except StoreUnavailable as error:
                 if self._closing:
                     raise
                 self._owner.store_lost(error)
+                if now() > until:
+                    self._turn_away(group, error)
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, 2.0)
-                wanted = None  # claim again when it is back and somebody asks
+                pause = min(pause * 2, 1.0)
             else:
-                if pause > 0.05:
+                self._away = None
+                if self._owner.lost:
                     self._owner.store_back()
                 return done
 
-    async def _halve(self, group: Sequence[tuple[Batch, Done]], error: Exception) -> None:
+    def _turn_away(self, group: list[Item], error: StoreUnavailable) -> None:
+        self._away = error
+        for items in (group, self._pending):
+            waiting = [item for item in items if not item[0].run]
+            kept = [item for item in items if item[0].run]
+            items.clear()
+            items.extend(kept)
+            for _, heard in waiting:
+                heard(Refused("unavailable", error))
+
+    async def _halve(self, group: list[Item], error: Exception) -> None:
         """Find the batch that cannot be written, so that its neighbours are."""
         if len(group) > 1:
             middle = len(group) // 2
@@ -152,7 +199,9 @@ class Committer:
             await self._send(group[middle:], None)
         elif group:
             batch, heard = group[0]
-            _log.error("a batch cannot be written", {"run": batch.run, "error": repr(error)})
+            if not isinstance(error, StoreUnavailable):
+                _log.error("a batch cannot be written", {"run": batch.run, "error": repr(error)})
+                self._owner.poisoned(batch, error)
             heard(Refused("poison", error))
         else:
             _log.error("claiming failed", {"error": repr(error)})
@@ -161,35 +210,30 @@ class Committer:
 
     # ---- large values travel before and outside the commit
 
-    async def _outside(self, batch: Batch) -> None:
+    async def _outside(self, batch: Batch, group: list[Item]) -> None:
         # Copies: whoever made the batch goes on with the values themselves.
         owner = f"run:{batch.run}"
-        batch.entries = [
-            replace(entry, value=await self._blob(owner, entry.value)) if _large(entry.value) else entry
-            for entry in batch.entries
-        ]
-        batch.changes = [await self._change_outside(change, owner) for change in batch.changes]
+        for number, entry in enumerate(batch.entries):
+            if _large(entry.value):
+                value = await self._blob(group, owner, entry.value)
+                batch.entries = [*batch.entries]
+                batch.entries[number] = replace(entry, value=value)
+        batch.changes = [await self._change_outside(change, owner, group) for change in batch.changes]
 
-    async def _change_outside(self, change: Change, owner: str) -> Change:
+    async def _change_outside(self, change: Change, owner: str, group: list[Item]) -> Change:
         match change:
             case Begin() if _large(change.input):
-                return replace(change, input=await self._blob(f"rid:{change.rid}", change.input))
+                return replace(change, input=await self._blob(group, f"rid:{change.rid}", change.input))
             case Publish() if _large(change.data):
-                return replace(change, data=await self._blob(f"mid:{change.mid}", change.data))
+                return replace(change, data=await self._blob(group, f"mid:{change.mid}", change.data))
             case Finish() if _large(change.output):
-                return replace(change, output=await self._blob(owner, change.output))
+                return replace(change, output=await self._blob(group, owner, change.output))
         return change
 
-    async def _blob(self, owner: str, value: bytes | None) -> bytes:
+    async def _blob(self, group: list[Item], owner: str, value: bytes | None) -> bytes:
         assert value is not None
-        while True:
-            try:
-                return BLOB + (await self._store.put_blob(owner, value)).encode()
-            except StoreUnavailable as error:
-                if self._closing:
-                    raise
-                self._owner.store_lost(error)
-                await asyncio.sleep(0.5)
+        data = value
+        return BLOB + (await self._patiently(lambda: self._store.put_blob(owner, data), group)).encode()
 
 
 def _large(value: bytes | None) -> bool:

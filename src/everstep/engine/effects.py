@@ -27,11 +27,11 @@ import asyncio
 import hashlib
 import random as _random
 import uuid as _uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from everstep.clock import as_datetime
@@ -58,7 +58,7 @@ from everstep.engine.calls import Call, perform
 from everstep.engine.committer import Committer
 from everstep.engine.gathering import Block, blocks_of, enter, innermost, leave
 from everstep.engine.outcomes import refusal
-from everstep.errors import ContextClosed, TerminalError
+from everstep.errors import ContextClosed, StoreUnavailable, TerminalError
 from everstep.ids import new_id, seeded_random, seeded_uuid
 from everstep.store.base import Store
 
@@ -66,6 +66,8 @@ _JSON = codec_for(Any)
 WRITES = frozenset({"set", "delete"})  # absolute: the last one of a key wins
 _ONCE = Retry(attempts=1)
 TOUCHES = WRITES | {"update", "clear"}
+LOOK = 0.2  # seconds until a store that cannot be read is asked again
+T = TypeVar("T")
 
 
 class Effects:
@@ -243,6 +245,17 @@ class Effects:
             block.read.setdefault((group, key), version)
         return value
 
+    async def _read(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Read from the store; an attempt waits for one that is away, as its writes do."""
+        while True:
+            try:
+                return await read()
+            except StoreUnavailable:
+                if self._run is None:
+                    raise
+                await asyncio.sleep(LOOK)
+                self._open()
+
     def _around(self) -> Iterator[Block]:
         """Everything gathered that this task sees, the innermost first."""
         yield from blocks_of(self)
@@ -257,13 +270,14 @@ class Effects:
                 return block.own[cell], block.based.get(cell)
             if group in block.cleared:
                 return None, None
-        row = await self._store.kv_get(group, key)
+        row = await self._read(lambda: self._store.kv_get(group, key))
         return (None, 0) if row is None else (row.value, row.version)
 
     async def kv_list(self, group: str) -> list[tuple[str, bytes]]:
         """All of a group, by key, with gathered writes in it."""
         self._open()
-        rows: dict[str, bytes | None] = {row.key: row.value for row in await self._store.kv_list(group)}
+        found = await self._read(lambda: self._store.kv_list(group))
+        rows: dict[str, bytes | None] = {row.key: row.value for row in found}
         for block in reversed([*self._around()]):
             if group in block.cleared:
                 rows.clear()
@@ -273,7 +287,7 @@ class Effects:
     async def kv_groups(self) -> list[str]:
         """Every group that has a key (gathered writes are not in it yet)."""
         self._open()
-        return [group for group, _ in await self._store.kv_groups()]
+        return [group for group, _ in await self._read(self._store.kv_groups)]
 
     async def kv_set(self, group: str, key: str, value: bytes) -> bytes | None:
         """Write one value; answers the old one."""

@@ -26,7 +26,7 @@ from everstep.engine.doorbell import Doorbell
 from everstep.engine.registry import Registry
 from everstep.engine.slots import Slots
 from everstep.engine.turn import Turn, TurnEnd
-from everstep.errors import EverstepError, StoreUnavailable
+from everstep.errors import EverstepError, Fenced, StoreUnavailable
 from everstep.log import Logger
 from everstep.settings import Settings
 from everstep.store.base import Claim, Committed, Store, WorkerRow
@@ -111,7 +111,11 @@ class Worker:
         if not await self._idle_within(self.settings.drain):
             _log.warning("giving back what did not end in time", {"runs": len(self._drives)})
             for drive in list(self._drives.values()):
-                drive.fence() if isinstance(drive, Turn) else drive.drain()
+                if isinstance(drive, Turn):
+                    drive.fence()
+                    self._release(drive.run)
+                else:
+                    drive.drain()
             if not await self._idle_within(5):
                 _log.error("left behind runs that would not stop", {"runs": len(self._drives)})
         for loop in self._loops:
@@ -243,6 +247,8 @@ class Worker:
         """Say it once; no claims until it is back."""
         if not self.lost:
             _log.error("the store takes no writes; waiting for it", {"error": str(error)})
+            # Who found out may not have been the committer, which then has nothing to try.
+            asyncio.get_running_loop().call_later(0.5, self.committer.kick)
         self.lost = str(error)
 
     def store_back(self) -> None:
@@ -256,6 +262,9 @@ class Worker:
 
     def take(self, run: Run) -> None:
         """Drive a run that is ours."""
+        if self._draining:  # claimed by a commit that was in flight when the end began
+            self._release(run)
+            return
         handler = self.registry.get(run.handler)
         if handler is None:  # claimed for us by nobody's mistake but a deploy's: hand it back
             self.committer.submit(self._give_back(run), _ignore)
@@ -317,13 +326,33 @@ class Worker:
         finally:
             self._freed(attempt, attempt.run)
 
+    def _release(self, run: Run) -> None:
+        """Give a run back as it is, for whoever claims it next."""
+        try:
+            self.committer.submit(Batch(run=run.id, epoch=run.epoch, changes=[Release()]), _ignore)
+        except Fenced:
+            pass  # this process commits nothing any more; the run is freed when its worker leaves
+
+    def poisoned(self, batch: Batch, error: Exception) -> None:
+        """A batch cannot be written: a turn could only try the same again, so its run is set aside."""
+        drive = self._drives.get(batch.run)
+        if isinstance(drive, Turn):
+            self._broken(drive.run, error)
+
     def _broken(self, run: Run, error: Exception) -> None:
         """A defect of ours: set the run aside rather than lose it."""
+        if isinstance(error, StoreUnavailable):  # its journal cannot be read now
+            self.store_lost(error)
+            self._release(run)
+            return
         _log.exception("a run could not be driven", {"run": run.rid, "error": repr(error)})
         aside = Batch(
             run=run.id, epoch=run.epoch, changes=[Release(event="attention", error=encode_error(error))]
         )
-        self.committer.submit(aside, _ignore)
+        try:
+            self.committer.submit(aside, _ignore)
+        except Fenced:
+            pass  # this process commits nothing any more; the run is freed when its worker leaves
 
     def _freed(self, drive: Drive, run: Run) -> None:
         self._slots.leave(run.id, run.epoch)
