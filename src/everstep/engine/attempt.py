@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +33,7 @@ from everstep.store.base import Store
 
 HISTORY = "!"  # the lane of the failed attempts
 _log = Logger("everstep.attempt")
+_stragglers: set[asyncio.Task[None]] = set()  # or the collector could take them, half way
 
 
 class HandlerTimeout(EverstepError, TimeoutError):
@@ -57,17 +59,36 @@ class Host(Protocol):
 
 
 class AttemptRun:
-    """Drives one attempt; the worker can ask it to stop."""
+    """
+    Drives one attempt; the worker can ask it to stop.
 
-    def __init__(self, host: Host, run: Run, handler: Handler) -> None:
+    Callbacks all the way: one task, which is the handler's, and a timer.
+
+    Args:
+        over: Told once, with what went wrong on our side or None: how it ended
+            is durable, or somebody else has the run.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        run: Run,
+        handler: Handler,
+        over: Callable[[AttemptRun, Exception | None], None],
+    ) -> None:
         self._host = host
         self.run = run
         self._handler = handler
-        self._task: asyncio.Task[Ended] | None = None
+        self._over = over
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._begun = False
+        self._left_behind = False
         self._asked = Asked(run.asked)
         self._drained = False
         self._history = 0  # failed attempts in the journal, also those before a redrive
         self._fenced = False
+        self._again = False  # its end was refused once
 
     # ---- asked from outside
 
@@ -87,16 +108,27 @@ class AttemptRun:
         self._stop()
 
     def _stop(self) -> None:
-        if self._task is not None:
+        # A task that is cancelled before its first step never takes it, and
+        # nobody would hear of the end: before that, the word is enough.
+        if self._begun and self._task is not None:
             self._task.cancel()
 
     # ---- driving
 
-    async def drive(self) -> None:
+    def start(self) -> None:
         """Run the handler once and commit how it ended."""
+        self._task = asyncio.get_running_loop().create_task(self._drive())
+
+    async def _drive(self) -> None:
+        self._begun = True
         run = self.run
-        again = run.epoch > 1
-        remembered = await self._host.store.entries(run.id, run.generation) if again else []
+        try:
+            # Claimed for the first time ever: nothing can have been written.
+            newborn = run.epoch == 1 and run.generation == 0
+            remembered = [] if newborn else await self._host.store.entries(run.id, run.generation)
+        except BaseException as error:
+            self._end(self._stopped() if self._told() else None, error)
+            return
         self._history = max((e.pos for e in remembered if e.lane == HISTORY), default=0)
         effects = Effects(
             self._host.store,
@@ -105,53 +137,84 @@ class AttemptRun:
             remembered=[e for e in remembered if e.lane != HISTORY],
             gather=self._handler.gather,
         )
-        if self._asked is Asked.NOTHING:
-            batch = await self._attempt(Attempt(run, effects, run.attempt + 1), effects)
+        if self._told():
+            self._end(self._stopped())
+            return
+        timeout = self._handler.timeout
+        if timeout is not None:
+            self._timer = asyncio.get_running_loop().call_later(timeout / 1e6, self._late, effects)
+        try:
+            ended = await self._handler.call(Attempt(run, effects, run.attempt + 1))
+        except BaseException as error:
+            self._returned(effects, None, error)
+            if not isinstance(error, Exception | asyncio.CancelledError):
+                raise
         else:
-            batch = self._stopped()
-        effects.close("its attempt has ended; await every ctx call before the handler returns")
-        if batch is not None and not self._fenced:
-            outcome = await self._host.committer.commit(batch)
-            if isinstance(outcome, Refused) and outcome.why not in ("run_epoch", "worker_epoch"):
-                # What it gathered could not be applied, so it did not end well after all.
-                outcome = await self._host.committer.commit(self._failed(refusal(outcome), None))
-            self._heard(outcome)
+            self._returned(effects, ended, None)
+
+    def _told(self) -> bool:
+        return self._drained or self._fenced or self._asked is not Asked.NOTHING
+
+    def _late(self, effects: Effects) -> None:
+        """The handler takes too long: give its run back first, whatever it does from now on."""
+        timeout, task = self._handler.timeout, self._task
+        assert timeout is not None
+        assert task is not None
+        self._left_behind = True
+        effects.close("its handler took longer than its timeout")
+        task.cancel()
+        _stragglers.add(task)
+        task.add_done_callback(_stragglers.discard)
+        late = HandlerTimeout(f"{self._handler.name} took longer than its timeout of {show(timeout / 1e6)}")
+        self._end(self._failed(late, effects))
+
+    def _returned(self, effects: Effects, ended: Ended | None, error: BaseException | None) -> None:
+        if self._left_behind:
+            return  # whatever it says is no longer asked for
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            if ended is not None:
+                batch: Batch | None = self._ended(ended, effects)
+            elif isinstance(error, asyncio.CancelledError):
+                batch = self._stopped()
+            elif isinstance(error, Exception) and not isinstance(error, Fenced):
+                batch = self._failed(error, effects)
+            else:
+                batch = None
+            effects.close("its attempt has ended; await every ctx call before the handler returns")
+        except Exception as defect:
+            self._end(None, defect)
+        else:
+            self._end(batch)
+
+    # ---- its end
+
+    def _end(self, batch: Batch | None, defect: BaseException | None = None) -> None:
+        if batch is None or self._fenced:
+            self._over(self, defect if isinstance(defect, Exception) else None)
+            return
+        try:
+            self._host.committer.submit(batch, self._heard)
+        except Fenced:  # this process commits nothing any more
+            self._over(self, None)
 
     def _heard(self, outcome: Outcome) -> None:
+        if (
+            isinstance(outcome, Refused)
+            and outcome.why not in ("run_epoch", "worker_epoch")
+            and not self._again
+        ):
+            # What it gathered could not be applied, so it did not end well after all.
+            self._again = True
+            self._end(self._failed(refusal(outcome), None))
+            return
         if not isinstance(outcome, Applied):
             _log.warning(
                 "an attempt ended after its run was taken from it; nothing of its end was written",
                 {"run": self.run.rid, "handler": self.run.handler, "outcome": repr(outcome)},
             )
-
-    async def _attempt(self, attempt: Attempt, effects: Effects) -> Batch | None:
-        call = self._handler.call(attempt)
-        self._task = asyncio.ensure_future(call)
-        timeout = self._handler.timeout
-        try:
-            await asyncio.wait({self._task}, timeout=None if timeout is None else timeout / 1e6)
-        except asyncio.CancelledError:
-            self._task.cancel()
-            raise
-        if not self._task.done():
-            effects.close("its handler took longer than its timeout")
-            self._task.cancel()
-            self._task.add_done_callback(_forget)
-            assert timeout is not None
-            late = HandlerTimeout(
-                f"{self._handler.name} took longer than its timeout of {show(timeout / 1e6)}"
-            )
-            return self._failed(late, effects)
-        if self._task.cancelled():
-            return self._stopped()
-        error = self._task.exception()
-        if error is None:
-            return self._ended(self._task.result(), effects)
-        if isinstance(error, Fenced):
-            return None
-        if not isinstance(error, Exception):
-            raise error
-        return self._failed(error, effects)
+        self._over(self, None)
 
     def _batch(self) -> Batch:
         return Batch(run=self.run.id, epoch=self.run.epoch)
@@ -168,6 +231,8 @@ class AttemptRun:
         return batch
 
     def _stopped(self) -> Batch | None:
+        if self._fenced:
+            return None
         batch = self._batch()
         if self._asked is Asked.CANCEL:
             batch.changes.append(Finish("cancel"))
@@ -208,9 +273,3 @@ class AttemptRun:
             _log.warning("failed; tried again in " + show(pause / 1e6), facts)
             batch.changes.append(Release(delay=max(pause, 1), failed=True, error=encoded))
         return batch
-
-
-def _forget(task: asyncio.Task[Ended]) -> None:
-    """A straggler ended: whatever it says is no longer asked for."""
-    if not task.cancelled():
-        task.exception()

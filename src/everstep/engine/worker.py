@@ -272,22 +272,19 @@ class Worker:
         self._slots.take(run)
         self._rids.add(run.rid)
         self._idle.clear()
-        drive: Drive
-        work: asyncio.Task[None]
         if run.mode == Mode.REPLAY:
             turn = self._parked.pop(run.id, None)
             if turn is not None and turn.run.epoch + 1 != run.epoch:
                 turn.evict()
                 turn = None
             resumed = turn is not None
-            drive = turn = turn if turn is not None else Turn(self, run, handler)
+            self._drives[run.id] = turn = turn if turn is not None else Turn(self, run, handler)
             work = asyncio.create_task(self._turn(turn, run, resumed=resumed))
+            self._tasks.add(work)
+            work.add_done_callback(self._tasks.discard)
         else:
-            drive = attempt = AttemptRun(self, run, handler)
-            work = asyncio.create_task(self._attempt(attempt))
-        self._drives[run.id] = drive
-        self._tasks.add(work)
-        work.add_done_callback(self._tasks.discard)
+            self._drives[run.id] = attempt = AttemptRun(self, run, handler, self._attempted)
+            attempt.start()
 
     def _give_back(self, run: Run) -> Batch:
         missing = EverstepError(
@@ -318,13 +315,10 @@ class Worker:
             _, oldest = self._parked.popitem(last=False)
             oldest.evict()
 
-    async def _attempt(self, attempt: AttemptRun) -> None:
-        try:
-            await attempt.drive()
-        except Exception as error:
-            self._broken(attempt.run, error)
-        finally:
-            self._freed(attempt, attempt.run)
+    def _attempted(self, attempt: AttemptRun, defect: Exception | None) -> None:
+        if defect is not None:
+            self._broken(attempt.run, defect)
+        self._freed(attempt, attempt.run)
 
     def _release(self, run: Run) -> None:
         """Give a run back as it is, for whoever claims it next."""
