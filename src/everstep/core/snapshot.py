@@ -42,6 +42,17 @@ class Subscriber(Protocol):
     def delay(self) -> int: ...
 
 
+class Placed(Protocol):
+    """What never changes of a run, and says what else must be locked with it."""
+
+    @property
+    def handler(self) -> str: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
+    def parent(self) -> int | None: ...
+
+
 @dataclass(slots=True)
 class Key:
     """The row of a FIFO group or object key: its head, its last position, its length."""
@@ -86,7 +97,7 @@ class Needs:
     promises: set[tuple[str, str]] = field(default_factory=set)
     fifo: list[Publish] = field(default_factory=list)
 
-    def more(self, runs: Iterable[Run], subscribers: Mapping[str, Sequence[Subscriber]]) -> None:
+    def more(self, runs: Iterable[Placed], subscribers: Mapping[str, Sequence[Subscriber]]) -> None:
         """Add what follows from rows: the keys of runs, their parents, the keys of FIFO messages."""
         for run in runs:
             if run.key is not None:

@@ -122,7 +122,7 @@ CREATE TABLE unrouted (
 );
 CREATE INDEX unrouted_topic ON unrouted (topic);
 
--- `owner`: the public id of a run, its row id as text, or the id of a message.
+-- `owner`: rid:<public id> or run:<row id> of a run, or mid:<id of a message>.
 CREATE TABLE blob (
     id TEXT PRIMARY KEY,
     owner TEXT NOT NULL,
