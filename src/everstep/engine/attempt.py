@@ -24,7 +24,7 @@ from everstep.core.journal import Entry
 from everstep.core.retry import next_delay
 from everstep.durations import show
 from everstep.engine.committer import Committer
-from everstep.engine.effects import Effects
+from everstep.engine.effects import Effects, size_of
 from everstep.engine.outcomes import refusal
 from everstep.engine.registry import Ended, Handler
 from everstep.errors import EverstepError, Fenced
@@ -80,6 +80,7 @@ class AttemptRun:
         self.run = run
         self._handler = handler
         self._over = over
+        self._effects: Effects | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._begun = False
@@ -130,7 +131,7 @@ class AttemptRun:
             self._end(self._stopped() if self._told() else None, error)
             return
         self._history = max((e.pos for e in remembered if e.lane == HISTORY), default=0)
-        effects = Effects(
+        effects = self._effects = Effects(
             self._host.store,
             self._host.committer,
             run=run,
@@ -166,7 +167,7 @@ class AttemptRun:
         _stragglers.add(task)
         task.add_done_callback(_stragglers.discard)
         late = HandlerTimeout(f"{self._handler.name} took longer than its timeout of {show(timeout / 1e6)}")
-        self._end(self._failed(late, effects))
+        self._end(self._failed(late))
 
     def _returned(self, effects: Effects, ended: Ended | None, error: BaseException | None) -> None:
         if self._left_behind:
@@ -179,7 +180,7 @@ class AttemptRun:
             elif isinstance(error, asyncio.CancelledError):
                 batch = self._stopped()
             elif isinstance(error, Exception) and not isinstance(error, Fenced):
-                batch = self._failed(error, effects)
+                batch = self._failed(error)
             else:
                 batch = None
             effects.close("its attempt has ended; await every ctx call before the handler returns")
@@ -207,7 +208,7 @@ class AttemptRun:
         ):
             # What it gathered could not be applied, so it did not end well after all.
             self._again = True
-            self._end(self._failed(refusal(outcome), None))
+            self._end(self._failed(refusal(outcome)))
             return
         if not isinstance(outcome, Applied):
             _log.warning(
@@ -217,18 +218,14 @@ class AttemptRun:
         self._over(self, None)
 
     def _batch(self) -> Batch:
-        return Batch(run=self.run.id, epoch=self.run.epoch)
+        notes = self._effects.notes() if self._effects is not None else []
+        return Batch(self.run.id, self.run.epoch, notes)
 
     def _ended(self, ended: Ended, effects: Effects) -> Batch:
-        batch = self._batch()
-        batch.changes, batch.entries, batch.guards = effects.take()
-        batch.changes.append(Finish("skip" if ended.skipped else "finish", ended.output))
-        batch.size = (
-            len(ended.output or b"")
-            + 256 * len(batch.changes)
-            + sum(len(e.value or b"") for e in batch.entries)
-        )
-        return batch
+        changes, entries, guards = effects.take()
+        size = size_of(changes, entries) + len(ended.output or b"")
+        changes.append(Finish("skip" if ended.skipped else "finish", ended.output))
+        return Batch(self.run.id, self.run.epoch, entries, changes, guards, size)
 
     def _stopped(self) -> Batch | None:
         if self._fenced:
@@ -241,17 +238,15 @@ class AttemptRun:
         elif self._drained:
             batch.changes.append(Release())
         else:  # the handler cancelled itself
-            return self._failed(RuntimeError("the handler was cancelled from inside"), None)
+            return self._failed(RuntimeError("the handler was cancelled from inside"))
         return batch
 
-    def _failed(self, error: Exception, effects: Effects | None) -> Batch:
+    def _failed(self, error: Exception) -> Batch:
         run = self.run
         number = run.attempt + 1
         pause = next_delay(self._handler.policy(run), number, error, random.random())
         encoded = encode_error(error)
         batch = self._batch()
-        if effects is not None:
-            batch.entries = effects.take()[1] if not self._handler.gather else []
         batch.entries.append(
             Entry(
                 HISTORY,

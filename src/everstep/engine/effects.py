@@ -3,12 +3,9 @@
 Three ways, one class:
 
 * *live* (the default): durable and visible when the await returns.  In retry
-  mode each effect is also remembered by its content: kind, target, key,
-  fingerprint and how often this attempt has asked for just that.  On the next
-  attempt an equal enqueue or relative update is skipped and answers its
-  recorded result; an absolute write (set, delete) is skipped only while it is
-  this run's latest write of that key.  Position plays no part: a retry may
-  take another path through the code.
+  mode each effect is also remembered by its content (`memory`): on the next
+  attempt an equal one is skipped and answers its recorded result.  Position
+  plays no part: a retry may take another path through the code.
 * *gathered* (`atomic`, or ``effects="on_success"``): kept here, seen by this
   attempt's own reads, and committed together; nothing of it on an error.  What
   an `atomic` block read with `kv_get` must still be so when it is committed, so
@@ -24,13 +21,11 @@ Floor 3.  May import: store.base, core, floor 0.  Imported by: engine, steps, ht
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random as _random
 import uuid as _uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from heapq import heappop, heappush
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -57,15 +52,14 @@ from everstep.durations import Duration, micros
 from everstep.engine.calls import Call, perform
 from everstep.engine.committer import Committer
 from everstep.engine.gathering import Block, blocks_of, enter, innermost, leave
+from everstep.engine.memory import Memory
 from everstep.engine.outcomes import refusal
 from everstep.errors import ContextClosed, StoreUnavailable, TerminalError
 from everstep.ids import new_id, seeded_random, seeded_uuid
 from everstep.store.base import Store
 
 _JSON = codec_for(Any)
-WRITES = frozenset({"set", "delete"})  # absolute: the last one of a key wins
 _ONCE = Retry(attempts=1)
-TOUCHES = WRITES | {"update", "clear"}
 LOOK = 0.2  # seconds until a store that cannot be read is asked again
 T = TypeVar("T")
 
@@ -88,54 +82,19 @@ class Effects:
         self._run = run
         self.trace = run.trace if run is not None else trace
         self._whole = Block(self, checks=False) if gather else None  # an attempt that gathers all it does
-        self._asked: dict[str, int] = {}  # lane -> how often this attempt asked for it
-        self._freed: dict[str, list[int]] = {}  # lane -> positions that a failed block had asked for
-        self._known = {(e.lane, e.pos): e for e in remembered}
-        self._latest: dict[str, tuple[str, int]] = {}  # quoted group/key -> the entry of its latest write
-        self._notes: list[Entry] = []  # remembered facts that travel with the next commit
-        self._seq = 0
+        self._memory = Memory(remembered)
+        self._request = ""
         self._closed = ""
-        for entry in sorted(remembered, key=lambda e: e.seq or 0):
-            self._seq = max(self._seq, entry.seq or 0)
-            if entry.kind in TOUCHES:
-                self._touch(entry)
 
     # ---- remembering
 
-    def _touch(self, entry: Entry) -> None:
-        """This entry is now the latest write of its key; a cleared group has no other."""
-        if entry.kind == "clear":
-            for name in [name for name in self._latest if name.startswith(f"{entry.name}/")]:
-                del self._latest[name]
-        self._latest[entry.name] = entry.lane, entry.pos
-
     def _recall(self, kind: str, name: str, facts: bytes) -> tuple[Entry, bool]:
         """The entry of this effect, and whether an earlier attempt already had it."""
-        digest = hashlib.blake2b(facts, digest_size=8).hexdigest()
-        lane = f"~{kind}/{name}/{digest}"
-        pos = self._ask(lane)
-        known = self._known.get((lane, pos))
-        if known is not None and (kind not in WRITES or self._latest.get(name) == (lane, pos)):
-            return known, True
-        return Entry(lane, pos, kind, name, int(digest, 16) >> 1, None, 0, journal.RESULT, None), False
-
-    def _ask(self, lane: str) -> int:
-        """The position of what is asked in a lane now: how often it was, or one that was taken back."""
-        if freed := self._freed.get(lane):
-            pos = heappop(freed)
-        else:
-            pos = self._asked[lane] = self._asked.get(lane, 0) + 1
-        if (block := self._block) is not None:
-            block.asked.append((lane, pos))
-        return pos
+        return self._memory.recall(kind, name, facts, self._block)
 
     def _take_back(self, entry: Entry) -> None:
-        """It was not done: the next equal one takes its place, in this attempt and in every later one."""
-        place = (entry.lane, entry.pos)
-        for block in self._around():
-            if place in block.asked:
-                block.asked.remove(place)
-        heappush(self._freed.setdefault(entry.lane, []), entry.pos)
+        """It was not done."""
+        self._memory.forget(entry, self._around())
 
     @property
     def _block(self) -> Block | None:
@@ -155,27 +114,16 @@ class Effects:
     ) -> list[Any]:
         self._open()
         run = self._run
-        batch = Batch(changes=changes, guards=[*guards], size=_size(changes))
+        batch = Batch(changes=changes, guards=[*guards], size=size_of(changes, entries))
         if run is not None:
-            entries = self._numbered(entries)
+            entries = self._memory.number(entries, self._store.now())
             batch.run, batch.epoch, batch.entries = run.id, run.epoch, entries
         outcome = await self._committer.commit(batch)
         if not isinstance(outcome, Applied):
             raise refusal(outcome)
-        for entry in entries:
-            self._known[entry.lane, entry.pos] = entry
-            if entry.kind in TOUCHES:
-                self._touch(entry)
+        if run is not None:
+            self._memory.committed(entries)
         return outcome.results
-
-    def _numbered(self, entries: list[Entry]) -> list[Entry]:
-        entries = entries + self._notes
-        self._notes = []
-        now = self._store.now()
-        for entry in entries:
-            self._seq += 1
-            entry.seq, entry.at = self._seq, now
-        return entries
 
     def _open(self) -> None:
         if self._closed:
@@ -189,8 +137,12 @@ class Effects:
         """What the attempt gathered, for the batch that ends it; now it is yours."""
         whole = self._handed_over()
         if whole is None:
-            return [], self._numbered([]), []
-        return whole.changes, self._numbered(whole.entries), whole.guards
+            return [], self.notes(), []
+        return whole.changes, self._memory.number(whole.entries, self._store.now()), whole.guards
+
+    def notes(self) -> list[Entry]:
+        """Facts that a later attempt must find, for the batch that ends this one; nothing gathered."""
+        return self._memory.number([], self._store.now())
 
     def _handed_over(self) -> Block | None:
         whole = self._whole
@@ -230,8 +182,7 @@ class Effects:
             else:
                 await self._commit_block(block)
         except BaseException:
-            for lane, pos in block.asked:  # what was dropped was never asked for
-                heappush(self._freed.setdefault(lane, []), pos)
+            self._memory.drop(block)
             raise
 
     # ---- state
@@ -310,9 +261,13 @@ class Effects:
         if block is None:
             old: bytes | None = await self._do(change, entry)
             return old
-        block.add(change, entry)
+        self._gather(block, change, entry)
         block.write((change.group, change.key), value)
         return before
+
+    def _gather(self, block: Block, change: Change, entry: Entry) -> None:
+        block.add(change, entry)
+        self._memory.gathered(entry, block)
 
     async def kv_update(
         self, group: str, key: str, ops: Sequence[Mapping[str, Any]]
@@ -342,7 +297,7 @@ class Effects:
         except Exception:
             self._take_back(entry)
             raise
-        block.add(KvUpdate(group, key, ops), entry)
+        self._gather(block, KvUpdate(group, key, ops), entry)
         block.write((group, key), after, version)
         return before, after
 
@@ -364,7 +319,7 @@ class Effects:
         block = self._block
         if block is None:
             return int(await self._do(KvClear(group), entry))
-        block.add(KvClear(group), entry)
+        self._gather(block, KvClear(group), entry)
         block.clear(group)
         return count
 
@@ -400,7 +355,7 @@ class Effects:
             await self._do(change, entry)
         else:
             entry.state, entry.value = journal.OK, _JSON.encode(message)
-            block.add(change, entry)
+            self._gather(block, change, entry)
         return message
 
     # ---- work and nondeterminism
@@ -425,8 +380,7 @@ class Effects:
         call = Call(fn, args, name, policy, None if timeout is None else micros(timeout), process)
         entry, known = self._recall("run", call.name, b"%d" % call.fingerprint())
         if not known:
-            rid = self._run.rid if self._run is not None else self.trace
-            call.key = f"{rid}:{entry.lane}.{entry.pos}"
+            call.key = f"{self._whose()}:{entry.lane}.{entry.pos}"
             try:
                 await self._call(call, retry)
             except BaseException:
@@ -466,19 +420,23 @@ class Effects:
         """The time; in a run, the time of its first attempt's first claim plus what was asked before."""
         if self._run is None:
             return as_datetime(self._store.now())
-        lane = "~now"
-        pos = self._ask(lane)
-        known = self._known.get((lane, pos))
-        if known is None:
-            known = Entry(lane, pos, "now", "now", 0, None, self._store.now(), journal.OK, None)
-            known.value = _JSON.encode(known.at)
-            self._known[lane, pos] = known
-            self._notes.append(known)
-        return as_datetime(_JSON.decode(known.value or b"0"))
+        at = self._store.now()
+        note = self._memory.note("~now", self._block, at, _JSON.encode(at))
+        return as_datetime(_JSON.decode(note.value or b"0"))
 
     def _seed(self, kind: str) -> tuple[str, str]:
         assert self._run is not None
-        return f"{self._run.rid}/{self._run.generation}", f"{kind}.{self._ask(f'~{kind}')}"
+        number = self._memory.ask(f"~{kind}", self._block)
+        return f"{self._run.rid}/{self._run.generation}", f"{kind}.{number}"
+
+    def _whose(self) -> str:
+        """Names this run, or this request: nobody else's, and not what an earlier generation was."""
+        if self._run is None:
+            if not self._request:
+                self._request = new_id("q")  # its trace may be that of many requests, and comes from outside
+            return self._request
+        generation = f"+{self._run.generation}" if self._run.generation else ""
+        return f"{self._run.rid}{generation}"
 
 
 def _cell(group: str, key: str) -> str:
@@ -503,8 +461,11 @@ class _Report:
         self.error = error
 
 
-def _size(changes: Sequence[Change]) -> int:
+def size_of(changes: Sequence[Change], entries: Sequence[Entry]) -> int:
+    """The bytes a batch of these carries, near enough."""
     size = 64
+    for entry in entries:
+        size += 100 + len(entry.value or b"")
     for change in changes:
         match change:
             case KvSet():

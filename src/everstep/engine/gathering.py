@@ -5,18 +5,20 @@ not to whatever else the handler does at the same time: a sibling's effects stay
 live, and two blocks side by side commit and fail each on its own.  A block
 inside a wider one becomes part of that one when it ends well.
 
-Floor 3.  May import: core.  Imported by: engine.effects.
+Floor 3.  May import: core.  Imported by: engine.effects, engine.memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import Any
 
 from everstep.core.batch import Change, Guard, KvVersion
 from everstep.core.journal import Entry
 
 Cell = tuple[str, str]  # group and key
+Place = tuple[str, int]  # lane and position of an entry
 
 
 class Block:
@@ -24,7 +26,7 @@ class Block:
 
     __slots__ = (
         *("asked", "based", "changes", "checks", "cleared", "done"),
-        *("entries", "outer", "own", "owner", "read"),
+        *("entries", "outer", "own", "owner", "read", "undo"),
     )
 
     def __init__(self, owner: object, outer: Block | None = None, *, checks: bool) -> None:
@@ -44,7 +46,8 @@ class Block:
         self.cleared: set[str] = set()
         self.read: dict[Cell, int] = {}  # versions of what was read
         self.based: dict[Cell, int] = {}  # versions that our updates were computed from
-        self.asked: list[tuple[str, int]] = []  # what is forgotten when the block fails
+        self.asked: list[Place] = []  # what is forgotten when the block fails
+        self.undo: list[tuple[dict[str, Any], str, Any]] = []  # what memory was before, then put back
 
     @property
     def guards(self) -> list[Guard]:
@@ -78,6 +81,7 @@ class Block:
         self.changes += inner.changes
         self.entries += inner.entries
         self.asked += inner.asked
+        self.undo += inner.undo
         for group in inner.cleared:
             self.clear(group)
         for cell, value in inner.own.items():
