@@ -129,3 +129,31 @@ async def test_a_fenced_attempt_writes_nothing(engine: Engine, registry: Registr
     assert found.status == Status.RUNNING
     assert await engine.store.entries(run.id, 0) == []
     assert engine.worker.running == 0
+
+
+async def test_a_cancelled_handler_may_clean_up_in_peace(engine: Engine, registry: Registry) -> None:
+    """It is told once, however often its worker looks whether somebody wants it cancelled."""
+    waits, cleaned = asyncio.Event(), asyncio.Event()
+
+    async def tidy(attempt: Attempt) -> Ended:
+        waits.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.05)
+            cleaned.set()
+        return Ended()
+
+    registry.add(Handler("tidy", Mode.RETRY, tidy))
+    await engine.start()
+    run = (await engine.begin("tidy", b"")).run
+    await waits.wait()
+    await engine.control(run.rid, "cancel")
+    while not cleaned.is_set():  # the look it takes each second, much more often
+        engine.worker._rung()
+        await asyncio.sleep(0.005)
+        if (row := await engine.store.run(run.rid)) is not None and row.state.ended:
+            break
+
+    assert cleaned.is_set()
+    assert (await engine.result(run.rid, timeout=10)).state is Status.CANCELLED

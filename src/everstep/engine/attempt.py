@@ -94,9 +94,10 @@ class AttemptRun:
     # ---- asked from outside
 
     def ask(self, what: Asked) -> None:
-        """Somebody wants the run cancelled or paused."""
-        self._asked = what
-        self._stop()
+        """Somebody wants the run cancelled or paused; told again and again until it has ended."""
+        if what is not self._asked:  # once, or what it does to clean up would be cut short
+            self._asked = what
+            self._stop()
 
     def drain(self) -> None:
         """The worker leaves: give the run back instead of going on."""
