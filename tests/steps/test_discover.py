@@ -369,6 +369,19 @@ def test_two_steps_on_one_route_are_a_problem_that_names_both(tree: Tree) -> Non
     )
 
 
+def test_no_step_is_lost_after_one_that_was_refused(tree: Tree) -> None:
+    """Each Step is either there or named as a problem, however many are refused before it."""
+    tree.step("src/a_step.py", "A")
+    for number in range(20):
+        tree.step(f"src/b{number:02}_step.py", "A")  # the name is taken
+        tree.step(f"src/b{number:02}x_step.py", f"B{number}")
+
+    found = tree.found()
+
+    assert len(found.problems) == 20
+    assert [step.name for step in found.steps] == ["A", *(f"B{number}" for number in range(20))]
+
+
 def test_warnings_are_collected(tree: Tree) -> None:
     """A misspelt key is told with its file, and the Step is there."""
     tree.write("src/a_step.py", "config = {'name': 'A', 'triggers': [], 'flwos': []}")

@@ -94,7 +94,9 @@ class _Search:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.found = Found()
-        self._seen: set[int] = set()  # a Step may be imported by other modules
+        # A Step may be imported by other modules. Refused ones are kept too, or a later one might
+        # be made in the same place in memory, and pass for one that was seen.
+        self._seen: dict[int, AnyStep] = {}
         self._names: dict[str, AnyStep] = {}
         self._routes: dict[tuple[str, str], AnyStep] = {}
 
@@ -131,7 +133,7 @@ class _Search:
     def take(self, step: AnyStep) -> None:
         if id(step) in self._seen:
             return
-        self._seen.add(id(step))
+        self._seen[id(step)] = step
         step.file = self.shown(Path(step.file)) if step.file else ""
         if twin := self._names.get(step.name):
             self.refuse(
