@@ -24,6 +24,7 @@ from everstep.store.base import BLOB, Claim, Committed, Store, WorkerRef
 
 GROUP_BYTES = 1 << 20
 BLOB_BYTES = 64 << 10
+PARTING = 10.0  # seconds for the last commits
 PATIENCE = 2.0  # seconds a batch that speaks for no run waits for a store that is away
 Done = Callable[[Outcome], None]
 Item = tuple[Batch, Done]
@@ -65,6 +66,7 @@ class Committer:
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._away: StoreUnavailable | None = None  # for so long that nobody outside is let wait
+        self._patience: asyncio.TimerHandle | None = None
         self.worker: WorkerRef | None = None
 
     def start(self) -> None:
@@ -72,11 +74,14 @@ class Committer:
         self._task = asyncio.get_running_loop().create_task(self._work(), name="everstep-committer")
 
     async def stop(self) -> None:
-        """Commit what was submitted so far, then end."""
+        """Commit what was submitted so far, then end; a store that does not answer is not waited for."""
         self._closing = True
         self._wake.set()
         if self._task is not None:
-            await self._task
+            await asyncio.wait({self._task}, timeout=PARTING)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self.store_back()
 
     def submit(self, batch: Batch, done: Done) -> None:
         """Commit soon; *done* hears the outcome on the event loop, in the order of submission."""
@@ -98,6 +103,27 @@ class Committer:
         """Look for work to claim, even if there is nothing to write."""
         self._wake.set()
 
+    # ---- while the store is away
+
+    def store_lost(self, error: StoreUnavailable) -> None:
+        """The store takes no writes: whoever waits outside is turned away after a while."""
+        if self._patience is None:
+            loop = asyncio.get_running_loop()
+            self._patience = loop.call_later(PATIENCE, self._out_of_patience, error)
+            # Who found out may not have been us: then we have nothing to try it with.
+            loop.call_later(0.5, self.kick)
+
+    def store_back(self) -> None:
+        """It does again."""
+        self._away = None
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _out_of_patience(self, error: StoreUnavailable) -> None:
+        self._away = error
+        _turn_away(self._pending, error)
+
     # ---- the loop
 
     async def _work(self) -> None:
@@ -109,9 +135,20 @@ class Committer:
             self._wake.clear()
             group = self._take()
             wanted = None if self._closing else self._owner.wanted([batch for batch, _ in group])
-            if not group and wanted is None and not self._owner.lost:
-                continue  # while it is lost, an empty group asks whether it is back
-            await self._send(group, wanted)
+            if group or wanted is not None:
+                await self._send(group, wanted)
+            elif self._owner.lost and not self._closing:
+                await self._look()
+
+    async def _look(self) -> None:
+        """There is nothing to write: ask whether the store takes writes again."""
+        worker = self.worker
+        if worker is None:
+            return  # who enters anew asks by doing so
+        try:
+            await self._patiently(lambda: self._store.beat(worker), [])
+        except Exception as error:
+            _log.error("looking for the store failed", {"error": repr(error)})
 
     def _take(self) -> list[Item]:
         pending = self._pending
@@ -162,8 +199,7 @@ class Committer:
         What speaks for no run has somebody outside waiting for it, and is
         turned away after a while; it leaves the group.
         """
-        now = asyncio.get_running_loop().time
-        pause, until = 0.05, now() + PATIENCE
+        pause = 0.05
         while True:
             try:
                 done = await write()
@@ -171,25 +207,14 @@ class Committer:
                 if self._closing:
                     raise
                 self._owner.store_lost(error)
-                if now() > until:
-                    self._turn_away(group, error)
+                if self._away is not None:
+                    _turn_away(group, self._away)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
             else:
-                self._away = None
                 if self._owner.lost:
                     self._owner.store_back()
                 return done
-
-    def _turn_away(self, group: list[Item], error: StoreUnavailable) -> None:
-        self._away = error
-        for items in (group, self._pending):
-            waiting = [item for item in items if not item[0].run]
-            kept = [item for item in items if item[0].run]
-            items.clear()
-            items.extend(kept)
-            for _, heard in waiting:
-                heard(Refused("unavailable", error))
 
     async def _halve(self, group: list[Item], error: Exception) -> None:
         """Find the batch that cannot be written, so that its neighbours are."""
@@ -238,3 +263,13 @@ class Committer:
 
 def _large(value: bytes | None) -> bool:
     return value is not None and len(value) > BLOB_BYTES
+
+
+def _turn_away(items: list[Item] | deque[Item], error: StoreUnavailable) -> None:
+    """Refuse what speaks for no run; the others stay, in their order."""
+    waiting = [item for item in items if not item[0].run]
+    kept = [item for item in items if item[0].run]
+    items.clear()
+    items.extend(kept)
+    for _, heard in waiting:
+        heard(Refused("unavailable", error))

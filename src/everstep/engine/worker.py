@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from everstep.clock import Clock
-from everstep.core.batch import Asked, Batch, Mode, Outcome, Release, Run
+from everstep.core.batch import Asked, Batch, Mode, Outcome, Release, Run, Unknown
 from everstep.core.failure import encode_error
 from everstep.core.status import Status
 from everstep.engine.attempt import AttemptRun
@@ -232,8 +232,9 @@ class Worker:
             self._fenced()
 
     def _is_fenced(self, done: Committed) -> bool:
+        # Nobody knows what became of what we committed: whoever we were, we are not sure of it any more.
         first = done.outcomes[0]
-        return getattr(first, "why", None) == "worker_epoch"
+        return isinstance(first, Unknown) or getattr(first, "why", None) == "worker_epoch"
 
     def _hear(self, ready: Iterable[str]) -> None:
         mine = {name for name in ready if self.registry.get(name) is not None} if self._working else set()
@@ -247,15 +248,15 @@ class Worker:
         """Say it once; no claims until it is back."""
         if not self.lost:
             _log.error("the store takes no writes; waiting for it", {"error": str(error)})
-            # Who found out may not have been the committer, which then has nothing to try.
-            asyncio.get_running_loop().call_later(0.5, self.committer.kick)
         self.lost = str(error)
+        self.committer.store_lost(error)
 
     def store_back(self) -> None:
         """Go on."""
         if self.lost:
             _log.info("the store takes writes again")
         self.lost = ""
+        self.committer.store_back()
         self._rung()
 
     # ---- driving
@@ -462,6 +463,9 @@ class Worker:
                 self.committer.worker = await self.store.register(self.name, self._bell.address, handlers)
             except StoreUnavailable as error:
                 self.store_lost(error)
+                await asyncio.sleep(0.5)
+            except Exception as error:  # without a name this process would idle for ever
+                _log.error("could not enter as a new worker", {"error": repr(error)})
                 await asyncio.sleep(0.5)
         self._working = working
         self.store_back()
