@@ -28,7 +28,7 @@ WAITING_PATH = ["submitted", "analyzed"]
 ENDS = {tuple(LOW_PATH), tuple(APPROVED_PATH), tuple(REJECTED_PATH), tuple(WAITING_PATH)}
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgres"])
 def example(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]:
     """The example's own files, on a store of its own."""
     store = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
