@@ -133,6 +133,28 @@ def test_a_thread_that_does_not_end_does_not_hold_the_process(project: Project) 
     assert run["status"] == "ready"
 
 
+def test_a_thread_that_has_nothing_to_do_is_not_waited_for(project: Project) -> None:
+    """A plain function that returned leaves an idle thread: the server ends at once, and warns of nothing."""
+    project.write(
+        "src/plain_step.py",
+        """
+        from ledger import note
+
+        config = {"name": "Plain", "triggers": [{"type": "queue", "topic": "plain"}]}
+
+
+        def handler(message, ctx):
+            ctx.run(note, "called")
+        """,
+    )
+    server = project.serve()
+    project.cli("enqueue", "plain", "{}")
+    project.wait_for_note("called")
+
+    assert server.stop() == 0
+    assert "left threads behind" not in server.err
+
+
 def test_kill_9_loses_nothing(project: Project) -> None:
     """What was accepted before the process was killed is done by the next one."""
     project.write("src/slow_step.py", SLOW)

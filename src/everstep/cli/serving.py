@@ -3,7 +3,7 @@
 The socket is bound by whoever starts us and may outlive us: when we close our
 side, connections wait in the kernel for whoever serves it next.
 
-Floor 8.  May import: settings, log, errors, exits.  Imported by: child, start.
+Floor 8.  May import: engine.executors, settings, log, errors, exits.  Imported by: child, start.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from everstep import log
 from everstep.cli.exits import Refusal
+from everstep.engine import executors
 from everstep.settings import Settings
 
 BACKLOG = 2_048
@@ -194,6 +195,7 @@ async def _until_alone(work: Coroutine[Any, Any, None]) -> None:
     asyncio.get_running_loop().set_default_executor(threads)
     await work
     threads.shutdown(wait=False, cancel_futures=True)
+    executors.close()
     end = asyncio.get_running_loop().time() + LINGER
     while left := [thread.name for thread in threading.enumerate() if _holds(thread)]:
         if asyncio.get_running_loop().time() > end:
