@@ -1,3 +1,7 @@
+-- In all statements that take arrays each element finds its row by a unique index:
+-- LATERAL (... OFFSET 0) leaves the planner no other order, whatever it believes
+-- about tables it saw empty, and `ctid` takes an UPDATE to the row that was found.
+
 -- fence --
 -- Number this worker's commit.  No row: somebody declared it dead, or this very
 -- commit was already made by a try whose answer was lost.
@@ -9,22 +13,26 @@ UPDATE worker SET commits = $3 WHERE id = $1 AND epoch = $2 AND commits = $3 - 1
 -- `fence` holds; so the runs need no locks of their own.
 WITH fence AS (
     UPDATE worker SET commits = $3 WHERE id = $1 AND epoch = $2 AND commits = $3 - 1 RETURNING id
-), ours AS (
-    SELECT r.id, r.epoch, r.generation, r.claims FROM fence CROSS JOIN unnest($4::bigint[]) n
-    JOIN run r ON r.id = n WHERE r.status = 3 AND r.worker = fence.id
 ), kept AS (
-    INSERT INTO entry AS e (run, generation, lane, pos, kind, name, fp, seq, at, state, value)
-    SELECT u.run, o.generation, u.lane, u.pos, u.kind, u.name, u.fp, u.seq, u.at, u.state, u.value
-    FROM unnest($5::bigint[], $6::int[], $7::text[], $8::int[], $9::text[], $10::text[], $11::bigint[],
-                $12::bigint[], $13::bigint[], $14::smallint[], $15::bytea[])
-         u (run, epoch, lane, pos, kind, name, fp, seq, at, state, value)
-    JOIN ours o ON o.id = u.run AND o.epoch = u.epoch
+    INSERT INTO entry (run, generation, lane, pos, kind, name, fp, seq, at, state, value)
+    SELECT u.run, r.generation, u.lane, u.pos, u.kind, u.name, u.fp, u.seq, u.at, u.state, u.value
+    FROM fence CROSS JOIN unnest(
+        $5::bigint[], $6::int[], $7::text[], $8::int[], $9::text[], $10::text[], $11::bigint[],
+        $12::bigint[], $13::bigint[], $14::smallint[], $15::bytea[]
+    ) u (run, epoch, lane, pos, kind, name, fp, seq, at, state, value)
+    CROSS JOIN LATERAL (SELECT epoch, generation, status, worker FROM run WHERE id = u.run OFFSET 0) r
+    WHERE r.epoch = u.epoch AND r.status = 3 AND r.worker = fence.id
     ON CONFLICT (run, generation, lane, pos) DO UPDATE
     SET (kind, name, fp, seq, at, state, value)
       = (excluded.kind, excluded.name, excluded.fp, excluded.seq, excluded.at, excluded.state, excluded.value)
+), ours AS (
+    SELECT r.* FROM fence CROSS JOIN unnest($4::bigint[]) n
+    CROSS JOIN LATERAL (SELECT id, epoch, status, worker, claims, ctid FROM run WHERE id = n OFFSET 0) r
+    WHERE r.status = 3 AND r.worker = fence.id
 ), forgiven AS (
-    UPDATE run SET claims = 1 FROM ours o WHERE o.claims > 1 AND run.id = o.id
-    AND (o.id, o.epoch) IN (SELECT u.run, u.epoch FROM unnest($5::bigint[], $6::int[]) u (run, epoch))
+    UPDATE run SET claims = 1 FROM ours WHERE ours.claims > 1 AND run.ctid = ours.ctid
+    AND EXISTS (SELECT 1 FROM unnest($5::bigint[], $6::int[]) u (run, epoch)
+                WHERE u.run = ours.id AND u.epoch = ours.epoch)
 )
 SELECT ours.id, ours.epoch FROM fence LEFT JOIN ours ON true
 
@@ -41,7 +49,7 @@ ON CONFLICT (handler, key) DO UPDATE SET head = 0 WHERE false
 
 -- keys --
 SELECT k.handler, k.key, k.head, k.tail, k.length FROM unnest($1::text[], $2::text[]) n (handler, key)
-JOIN key k ON k.handler = n.handler AND k.key = n.key
+CROSS JOIN LATERAL (SELECT * FROM key WHERE handler = n.handler AND key = n.key OFFSET 0) k
 
 -- hold_runs --
 -- Lock runs, in order, and read them as they are then.
@@ -54,14 +62,14 @@ ON CONFLICT (grp, key) DO UPDATE SET version = 0 WHERE false
 
 -- cells --
 SELECT k.grp, k.key, k.value, k.version FROM unnest($1::text[], $2::text[]) n (grp, key)
-JOIN kv k ON k.grp = n.grp AND k.key = n.key
+CROSS JOIN LATERAL (SELECT * FROM kv WHERE grp = n.grp AND key = n.key OFFSET 0) k
 
 -- group_keys --
 SELECT grp, key FROM kv WHERE grp = ANY($1::text[])
 
 -- settled --
 SELECT p.run, p.name, p.state, p.value, p."by", p.at FROM unnest($1::bigint[], $2::text[]) n (run, name)
-JOIN promise p ON p.run = n.run AND p.name = n.name
+CROSS JOIN LATERAL (SELECT * FROM promise WHERE run = n.run AND name = n.name OFFSET 0) p
 
 -- light_runs --
 -- Of runs that only add entries; not locked, see `light_group`.
@@ -80,7 +88,10 @@ SELECT id FROM run WHERE (SELECT pg_try_advisory_xact_lock($2)) AND due_at <= $1
 INSERT INTO run ({born}) SELECT * FROM unnest({born_arrays})
 
 -- update_runs --
-UPDATE run SET {mutable} FROM unnest({mutable_arrays}) u ({mutable_names}) WHERE run.id = u.id
+UPDATE run SET {mutable} FROM (
+    SELECT u.*, r.ctid AS place FROM unnest({mutable_arrays}) u ({mutable_names})
+    CROSS JOIN LATERAL (SELECT ctid FROM run WHERE id = u.id OFFSET 0) r
+) u WHERE run.ctid = u.place
 
 -- insert_entries --
 INSERT INTO entry (run, generation, lane, pos, kind, name, fp, seq, at, state, value)
@@ -100,27 +111,33 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::bigint
                      $8::text[], $9::bigint[])
 
 -- put_cells --
-UPDATE kv SET value = u.value, version = u.version
-FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bigint[]) u (grp, key, value, version)
-WHERE kv.grp = u.grp AND kv.key = u.key
+UPDATE kv SET value = u.value, version = u.version FROM (
+    SELECT u.*, k.ctid AS place FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bigint[])
+         u (grp, key, value, version)
+    CROSS JOIN LATERAL (SELECT ctid FROM kv WHERE grp = u.grp AND key = u.key OFFSET 0) k
+) u WHERE kv.ctid = u.place
 
 -- drop_cells --
-DELETE FROM kv USING unnest($1::text[], $2::text[]) u (grp, key) WHERE kv.grp = u.grp AND kv.key = u.key
+DELETE FROM kv USING unnest($1::text[], $2::text[]) u (grp, key)
+CROSS JOIN LATERAL (SELECT ctid FROM kv WHERE grp = u.grp AND key = u.key OFFSET 0) k WHERE kv.ctid = k.ctid
 
 -- next_of_keys --
 -- Who follows the freed head of each key is ready; its key is held.
 UPDATE run SET status = 2 FROM unnest($1::text[], $2::text[]) n (handler, key) CROSS JOIN LATERAL (
-    SELECT id FROM run q WHERE q.status = 1 AND q.handler = n.handler AND q.key = n.key ORDER BY key_pos LIMIT 1
-) q WHERE run.id = q.id RETURNING run.handler, run.key, run.id
+    SELECT ctid FROM run WHERE status = 1 AND handler = n.handler AND key = n.key ORDER BY key_pos LIMIT 1
+) q WHERE run.ctid = q.ctid RETURNING run.handler, run.key, run.id
 
 -- put_keys --
-UPDATE key SET head = u.head, tail = u.tail, length = u.length
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) u (handler, key, head, tail, length)
-WHERE key.handler = u.handler AND key.key = u.key
+UPDATE key SET head = u.head, tail = u.tail, length = u.length FROM (
+    SELECT u.*, k.ctid AS place FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
+         u (handler, key, head, tail, length)
+    CROSS JOIN LATERAL (SELECT ctid FROM key WHERE handler = u.handler AND key = u.key OFFSET 0) k
+) u WHERE key.ctid = u.place
 
 -- drop_keys --
 DELETE FROM key USING unnest($1::text[], $2::text[]) u (handler, key)
-WHERE key.handler = u.handler AND key.key = u.key
+CROSS JOIN LATERAL (SELECT ctid FROM key WHERE handler = u.handler AND key = u.key OFFSET 0) k
+WHERE key.ctid = k.ctid
 
 -- ready_runs --
 -- Lock the most urgent, then oldest ready runs of handlers with room, past those
@@ -133,9 +150,12 @@ SELECT {found} FROM unnest($1::text[], $2::int[]) w (handler, room) CROSS JOIN L
 -- claim_runs --
 UPDATE run SET (status, worker, epoch, claims, started_at, error)
   = (u.status, u.worker, u.epoch, u.claims, u.started_at, u.error)
-FROM unnest($1::smallint[], $2::bigint[], $3::int[], $4::int[], $5::bigint[], $6::bytea[], $7::bigint[])
-     u (status, worker, epoch, claims, started_at, error, id)
-WHERE run.id = u.id
+FROM (
+    SELECT u.*, r.ctid AS place
+    FROM unnest($1::smallint[], $2::bigint[], $3::int[], $4::int[], $5::bigint[], $6::bytea[], $7::bigint[])
+         u (status, worker, epoch, claims, started_at, error, id)
+    CROSS JOIN LATERAL (SELECT ctid FROM run WHERE id = u.id OFFSET 0) r
+) u WHERE run.ctid = u.place
 
 -- end_backend --
 -- Make the server give up a connection that we have lost.
