@@ -176,6 +176,10 @@ def test_what_a_decorator_cannot_use_is_refused() -> None:
         step(on.get("/"), effects="later")  # type: ignore[call-overload]
     with pytest.raises(ConfigError, match="concurrency is 0"):
         on.queue("t", concurrency=0)
+    with pytest.raises(ConfigError, match=r"flows is 'shop'; it is a list: flows=\["):
+        step(on.get("/"), flows="shop")  # a str passes for a sequence of str with every checker
+    with pytest.raises(ConfigError, match="enqueues is a Topic; it is a list"):
+        step(on.get("/"), enqueues=Topic("t", User))  # type: ignore[call-overload]
 
 
 def test_a_topic_needs_a_name() -> None:

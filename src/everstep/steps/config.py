@@ -203,9 +203,8 @@ class _StepReader(Reader):
     def triggers(self, config: Mapping[str, Any], shared: _Infrastructure, name: str) -> list[AnyTrigger]:
         listed = config.get("triggers")
         if listed is None:
-            self.refuse(
-                f"'{name}' has no triggers", 'write "triggers": [], or "type": "noop", if that is meant'
-            )
+            instead = 'write "triggers": [], or "type": "noop", if that is meant'
+            self.missing(f"'{name}' has no triggers", "triggers", "config", instead)
         if isinstance(listed, Mapping | str | Trigger) or not isinstance(listed, Iterable):
             self.refuse(f"triggers is {shown(listed)}", "it is a list of triggers")
         around = tuple(config.get("middleware") or ())
@@ -246,7 +245,7 @@ class _StepReader(Reader):
         near = " Did you mean 'queue'?" if kind == "event" else ""
         near = near or (did_you_mean(kind, (*TRIGGERS, *_ALIASES)) if isinstance(kind, str) else "")
         what = f"{at} has no type" if kind is None else f"{at} is {shown(kind)}"
-        self.refuse(what, f"triggers are {', '.join(TRIGGERS)}", near)
+        self.refuse(what, "triggers are http and queue", near)
 
     def http(
         self, trigger: Mapping[str, Any], at: str, around: tuple[Callable[..., Any], ...]

@@ -320,6 +320,12 @@ def step(
         raise ConfigError("@step needs at least one trigger, such as @step(on.queue(topic))")
     if effects not in ("live", "on_success"):
         raise ConfigError(f"effects is {effects!r}; it is 'live' or 'on_success'")
+    listed = {"enqueues": enqueues, "flows": flows, "virtual_enqueues": virtual_enqueues}
+    listed |= {"virtual_subscribes": virtual_subscribes, "include_files": include_files}
+    for option, given in listed.items():
+        if isinstance(given, str | Topic):  # each letter of it would be one
+            told = f"'{given}'" if isinstance(given, str) else "a Topic"
+            raise ConfigError(f"{option} is {told}; it is a list: {option}=[…]")
 
     def decorate(fn: Callable[..., Any]) -> Step[Any, Any]:
         code = getattr(inspect.unwrap(fn), "__code__", None)

@@ -25,6 +25,7 @@ class Reader:
     def __init__(self, file: str) -> None:
         self.file = file
         self.warnings: list[str] = []
+        self._unknown: dict[str, list[str]] = {}  # keys nobody knows, by where they are
 
     def refuse(self, what: str, expected: str = "", suggestion: str = "") -> NoReturn:
         raise ConfigError(what, file=self.file or None, expected=expected, suggestion=suggestion)
@@ -44,7 +45,13 @@ class Reader:
             else:
                 choices = [camel(k) if key != name or "_" not in str(key) else k for k in keys]
                 self.warn(f"{at}: unknown key {key!r} is ignored.{did_you_mean(str(key), choices)}")
+                self._unknown.setdefault(at, []).append(str(key))
         return known
+
+    def missing(self, what: str, key: str, at: str, expected: str) -> NoReturn:
+        """Refuse a dict that lacks a key, and name the one that was probably meant to be it."""
+        near = [other for other in self._unknown.get(at, ()) if did_you_mean(other, [camel(key), key])]
+        self.refuse(what, expected, f"There is {near[0]!r}; call it {camel(key)!r}" if near else "")
 
     def mapping(self, given: Any, at: str) -> Mapping[str, Any]:
         if not isinstance(given, Mapping):
@@ -56,8 +63,9 @@ class Reader:
         if value is None and not required:
             return ""
         if not isinstance(value, str) or (required and not value.strip()):
-            missing = f"{at} has no {camel(key)}"
-            self.refuse(missing if value is None else f"{at}: {camel(key)} is {shown(value)}", "it is text")
+            if value is None:
+                self.missing(f"{at} has no {camel(key)}", key, at, f'write "{camel(key)}": "…"')
+            self.refuse(f"{at}: {camel(key)} is {shown(value)}", "it is text")
         return value.strip() if required else value
 
     def texts(self, given: Mapping[str, Any], key: str) -> tuple[str, ...]:
