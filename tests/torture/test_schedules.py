@@ -25,3 +25,10 @@ def test_on_sqlite(seed: int, tmp_path: Path, nursery: Nursery) -> None:
     """Children on one SQLite file, one or two at a time, are killed up to four times."""
     tally = Schedule(seed, f"sqlite:///{tmp_path}/runs.db", tmp_path, nursery).run()
     print(f"seed {seed}: {tally}")
+
+
+@pytest.mark.parametrize("seed", seeds(80, 1_000))
+def test_on_postgres(seed: int, tmp_path: Path, nursery: Nursery, postgres_url: str) -> None:
+    """The same on a schema of PostgreSQL."""
+    tally = Schedule(seed, postgres_url, tmp_path, nursery).run()
+    print(f"seed {seed}: {tally}")
