@@ -113,6 +113,20 @@ async def test_the_content_type_says_what_a_body_is(raw: bytes, content_type: st
     assert await value(raw, content_type) == expected
 
 
+async def test_json_that_came_as_a_form_is_told_so() -> None:
+    """What curl -d sends without a header: a Step with a declared body says what to send."""
+    order = validator_of({"type": "object", "required": ["sku"]})
+
+    with pytest.raises(Refusal) as caught:
+        await bodies.parse(b'{"sku": "pen"}', bodies.FORM, order)
+
+    [fault] = caught.value.body["faults"]
+    assert caught.value.status == 400
+    assert fault["message"].endswith("send it with content-type: application/json")
+    assert (await bodies.parse(b"{sku=pen", bodies.FORM, order)).value == {"{sku": "pen"}
+    assert (await bodies.parse(b"{}", bodies.FORM)).value == {"{}": ""}
+
+
 @pytest.mark.parametrize(
     ("raw", "position"),
     [

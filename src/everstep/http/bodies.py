@@ -113,6 +113,8 @@ async def parse(raw: bytes, content_type: str, declared: Validator | None = None
 
 def _value(raw: bytes, media: str, content_type: str, declared: Validator | None) -> Any:
     if media == FORM:
+        if declared is not None:
+            _refuse_json(raw)
         return _form(raw)
     if not raw:
         return None
@@ -186,6 +188,16 @@ def _text(raw: bytes, content_type: str) -> str:
         return raw.decode(charset)
     except UnicodeDecodeError as error:
         raise malformed(f"is not valid {charset} at byte {error.start}") from None
+
+
+def _refuse_json(raw: bytes) -> None:
+    """A form that is JSON lost its content type: curl -d says "form" unless told otherwise."""
+    if raw[:1] in (b"{", b"["):
+        try:
+            from_json(raw)
+        except ValueError:
+            return
+        raise malformed(f"is JSON, and came as {FORM}; send it with content-type: application/json")
 
 
 def _form(raw: bytes) -> dict[str, Any]:
