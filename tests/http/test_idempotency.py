@@ -187,6 +187,21 @@ async def test_a_failure_for_good_is_the_answer_each_time() -> None:
     assert second.headers["idempotency-replayed"] == "true"
 
 
+async def test_in_dev_a_failure_says_what_it_was() -> None:
+    """As without a key: type, text and traceback, and the run to look at."""
+
+    @step(on.post("/broken"))
+    async def broken(ctx: StepContext, req: Request[Any]) -> Any:
+        raise KeyError("sku")
+
+    async with serving(broken, dev=True) as client:
+        told = (await client.post("/broken", headers=KEY)).json()
+
+    assert (told["error"], told["type"], told["message"]) == ("internal error", "KeyError", "'sku'")
+    assert 'raise KeyError("sku")' in told["traceback"]
+    assert told["run"].startswith("i_")
+
+
 async def test_an_invalid_request_makes_no_run() -> None:
     """400 with its faults, and the key is free for a better one."""
     create, calls = counting()

@@ -7,7 +7,7 @@ in between leaves it to another.  One that failed is tried again by the next
 request that comes with the key, and what it did before is not repeated; a
 TerminalError is final.
 
-Floor 6.  May import: engine, core, steps, refusals.  Imported by: http.ingress.
+Floor 6.  May import: engine, core, steps, refusals, shapes.  Imported by: http.ingress.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from everstep.core.status import Status, WrongStatus
 from everstep.engine.engine import Engine
 from everstep.errors import NotEncodable, StepFailed
 from everstep.http.refusals import Refusal
+from everstep.http.shapes import error_shape
 from everstep.steps.request import Request, Response, dump_request, load_response
 from everstep.steps.step import Step
 from everstep.steps.triggers import HttpTrigger
@@ -35,8 +36,9 @@ _KEY = re.compile(r"[!-~]{1,255}")
 class Repeats:
     """Serves requests that may come more than once."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, dev: bool = False) -> None:
         self._engine = engine
+        self._dev = dev
 
     async def serve(
         self, step: Step[Any, Any], trigger: HttpTrigger, request: Request[Any], trace: str
@@ -73,7 +75,7 @@ class Repeats:
                 headers={"retry-after": "2"},
                 run=begun.run.rid,
             ) from None
-        return _stored(run, replayed=not (begun.created or again))
+        return _stored(run, replayed=not (begun.created or again), dev=self._dev)
 
     async def _again(self, rid: str) -> None:
         """Try what failed once more; what it did the first time is remembered, and not done twice."""
@@ -117,11 +119,12 @@ def _input(request: Request[Any]) -> bytes:
         raise Refusal(400, "an Idempotency-Key cannot be used with uploaded files") from None
 
 
-def _stored(run: Run, *, replayed: bool) -> Response:
+def _stored(run: Run, *, replayed: bool, dev: bool) -> Response:
     if run.status == Status.DONE and run.output is not None:
         response = load_response(run.output)
     elif run.status == Status.FAILED:
-        response = Response({"error": "internal error", "run": run.rid, "trace_id": run.trace}, 500)
+        told = {"error": "internal error", "run": run.rid, "trace_id": run.trace}
+        response = Response(told | (error_shape(run.error) or {} if dev else {}), 500)
     else:
         response = Response({"error": f"this request was {run.state.label}", "run": run.rid}, 409)
     if replayed:

@@ -64,7 +64,7 @@ class Ingress:
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
-        self.repeats = Repeats(engine)
+        self.repeats = Repeats(engine, dev=settings.dev)
         self.dev = settings.dev
         self.body_limit = settings.body_limit
         self.limit = settings.requests
