@@ -3,16 +3,19 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from everstep.core.batch import Batch, KvUpdate, Unknown
 from everstep.core.status import Status
 from everstep.engine.attempt import Attempt
 from everstep.engine.context import Context
+from everstep.engine.engine import Engine
 from everstep.errors import StoreUnavailable
+from everstep.store.base import Claim, Committed, WorkerRef
 from everstep.store.sqlite import SqliteStore
 from tests.torture.engines import ONE_MORE, body, done, sent, step, until, url_in, value, working
 
@@ -23,12 +26,25 @@ READS = frozenset({"entries", "promises", "kv_get", "kv_list", "kv_groups", "ask
 
 
 class Fickle(SqliteStore):
-    """A store some of whose methods fail while it is `away`."""
+    """A store some of whose methods fail while it is `away`, and which can be in doubt of a commit."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.away: frozenset[str] = frozenset()
         self.failed = 0
+        self.poison: Callable[[Batch], bool] = lambda batch: False
+        self.doubts: Callable[[Batch], bool] = lambda batch: False
+
+    async def commit(
+        self, worker: WorkerRef | None, batches: Sequence[Batch], claim: Claim | None = None
+    ) -> Committed:
+        if any(map(self.poison, batches)):
+            raise ValueError("this cannot be written")
+        done = await super().commit(worker, batches, claim)
+        if worker is not None and any(map(self.doubts, batches)):
+            self.doubts = lambda batch: False
+            return Committed([Unknown("nobody heard the answer")] * len(batches))
+        return done
 
     def leave(self, *methods: Iterable[str]) -> None:
         self.away = frozenset(name for some in methods for name in some)
@@ -38,7 +54,7 @@ class Fickle(SqliteStore):
 
 
 def _failing(name: str) -> Any:
-    original = getattr(SqliteStore, name)
+    original = getattr(Fickle, name)
 
     async def method(self: Fickle, *args: Any, **kwargs: Any) -> Any:
         if name in self.away:
@@ -223,3 +239,66 @@ async def test_a_worker_that_leaves_while_the_store_is_away_says_so_and_ends(sto
     async with working(store, step(slow)) as engine:
         await done(engine, await sent(engine))
         assert json.dumps(await value(engine, "n")) == '{"n": 1}'
+
+
+# ---- what cannot be written, and what nobody can tell
+
+
+async def test_a_batch_that_cannot_be_written_sets_its_run_aside(store: Fickle) -> None:
+    """Its neighbours are written; the run is kept, with the reason, and goes on when it is mended."""
+
+    async def add(n: int) -> int:
+        return n + 1
+
+    async def adding(ctx: Context, n: int) -> int:
+        return await ctx.run(add, await ctx.run(add, n))
+
+    store.poison = lambda batch: any(entry.value == b"11" for entry in batch.entries)
+    async with working(store, body(adding)) as engine:
+        runs = [(await engine.begin("body", b"%d" % n)).run for n in (0, 10, 20)]
+        assert (await done(engine, runs[0].rid)).output == b"2"
+        assert (await done(engine, runs[2].rid)).output == b"22"
+        await until(lambda: _aside(engine, runs[1].rid))
+
+        store.poison = lambda batch: False
+        await engine.control(runs[1].rid, "resume")
+        assert (await done(engine, runs[1].rid)).output == b"12"
+
+
+async def _aside(engine: Engine, rid: str) -> bool:
+    run = await engine.store.run(rid)
+    assert run is not None
+    return run.state is Status.NEEDS_ATTENTION and b"cannot be written" in (run.error or b"")
+
+
+async def test_an_effect_that_cannot_be_written_is_the_handlers_error(store: Fickle) -> None:
+    """It fails its attempt, as any other error does."""
+
+    async def call(this: Attempt) -> None:
+        await this.effects.kv_update("g", "n", ONE_MORE)
+
+    store.poison = lambda batch: any(isinstance(change, KvUpdate) for change in batch.changes)
+    async with working(store, step(call)) as engine:
+        run = await done(engine, await sent(engine))
+
+        assert (run.state, run.attempt, await value(engine, "n")) == (Status.FAILED, 4, None)
+
+
+@pytest.mark.parametrize("applied", ["effect", "end"])
+async def test_nobody_drives_on_in_doubt(store: Fickle, applied: str) -> None:
+    """Who cannot know what became of a commit begins anew; the store knows, and each effect is there once."""
+
+    async def call(this: Attempt) -> None:
+        await this.effects.kv_update("g", "n", ONE_MORE)
+        if applied == "end":
+            store.doubts = lambda batch: bool(batch.run)
+
+    if applied == "effect":
+        store.doubts = lambda batch: any(isinstance(change, KvUpdate) for change in batch.changes)
+    async with working(store, step(call), lease=1.0) as engine:
+        rid = await sent(engine)
+        run = await done(engine, rid)
+        again = await done(engine, await sent(engine))
+
+        assert (run.state, again.state, await value(engine, "n")) == (Status.DONE, Status.DONE, {"n": 2})
+        assert await engine.store.sweep(10**15) == (0, 0)
