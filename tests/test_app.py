@@ -1,6 +1,7 @@
 """One application: put together, started, served, mounted, stopped."""
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,6 +87,15 @@ async def test_an_app_is_its_steps_and_verbs() -> None:
         await app.engine.result("r" + mid[1:], timeout=5)
 
         assert await app.state.get("orders", "7") == {"id": 7}
+
+
+async def test_what_it_sends_begins_a_trace() -> None:
+    """In the form of a traceparent, as a request's trace is, and Steps get it with the message."""
+    async with app_of(keep) as app:
+        await app.enqueue(submitted, {"id": 1})
+        [run] = await app.engine.store.runs()
+
+    assert re.fullmatch("[0-9a-f]{32}", run.trace)
 
 
 async def test_what_it_does_before_it_is_started_and_after() -> None:

@@ -86,6 +86,16 @@ def new_id(prefix: str, now_us: int | None = None) -> str:
     return f"{prefix}_{_from_caller.text(now_us // 1000)}"
 
 
+def new_trace() -> str:
+    """
+    A new trace id: 32 hex digits, as a ``traceparent`` header carries them.
+
+    >>> new_trace()
+    '0af7651916cd43dd8448eb211c80319c'
+    """
+    return os.urandom(16).hex()
+
+
 def _digest(kind: bytes, seed: bytes | str, address: str) -> bytes:
     key = seed.encode() if isinstance(seed, str) else seed
     # The seed's length keeps ("ab", "c") apart from ("a", "bc").

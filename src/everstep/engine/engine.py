@@ -40,7 +40,7 @@ from everstep.engine.outcomes import refusal
 from everstep.engine.registry import Registry
 from everstep.engine.worker import Worker
 from everstep.errors import EverstepError, IdTaken
-from everstep.ids import new_id
+from everstep.ids import new_id, new_trace
 from everstep.settings import Settings
 from everstep.store.base import Store
 
@@ -180,7 +180,7 @@ class Engine:
             mode=found.mode,
             input=input,
             topic=topic,
-            trace=trace or new_id("t")[2:],
+            trace=trace or new_trace(),
             fp=fp,
             delay=delay,
             claim=here,
@@ -204,7 +204,7 @@ class Engine:
         trace: str = "",
     ) -> Published:
         """Give every Step on *topic* a copy, in any process; with none it is kept as unrouted."""
-        change = Publish(new_id("m"), topic, data, group, delay, priority, 0, trace or new_id("t")[2:])
+        change = Publish(new_id("m"), topic, data, group, delay, priority, 0, trace or new_trace())
         published: Published = await self._one(change, 256 + len(data))
         await self._ring()
         return published

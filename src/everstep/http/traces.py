@@ -1,12 +1,13 @@
 """The trace id of a request: the caller's, or a new one.
 
-Floor 6.  May import: nothing of ours.  Imported by: http.ingress, http.api.
+Floor 6.  May import: ids.  Imported by: http.ingress, http.api.
 """
 
 from __future__ import annotations
 
-import os
 import re
+
+from everstep.ids import new_trace
 
 # https://www.w3.org/TR/trace-context/#traceparent-header; later versions may add fields behind a dash.
 _TRACEPARENT = re.compile(
@@ -25,4 +26,4 @@ def trace_of(traceparent: str | None) -> str:
         found = _TRACEPARENT.fullmatch(traceparent.strip())
         if found and (traceparent[:2] != "00" or not found[2]):
             return found[1]
-    return os.urandom(16).hex()
+    return new_trace()
