@@ -52,6 +52,9 @@ class Bare(Starlette):
     async def __aexit__(self, *exc: Any) -> None:
         return None
 
+    def drain(self) -> None:
+        """It claims nothing anyway."""
+
 
 def free_port() -> int:
     """A port nobody listens on."""

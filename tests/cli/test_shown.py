@@ -50,7 +50,9 @@ def test_the_documents_of_a_run_are_json() -> None:
     try:
         raise ValueError("no luck\nat all")
     except ValueError as error:
-        failed = run(Status.FAILED, error=encode_error(error), finished_at=START + 5, mode=Mode.RETRY, attempt=1)
+        failed = run(
+            Status.FAILED, error=encode_error(error), finished_at=START + 5, mode=Mode.RETRY, attempt=1
+        )
     entries = [
         Entry("0", 1, "run", "charge", 0, 1, START + 10, journal.OK, b'"ok"'),
         Entry("!", 1, "attempt", "ValueError", 0, None, START + 20, journal.ERROR, b'{"type": "ValueError"}'),
