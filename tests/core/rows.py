@@ -12,8 +12,6 @@ from everstep.core.snapshot import Cell, Key, Plan, Promise, Snapshot, needs_of
 from everstep.core.status import HOLDS_KEY, Status
 from everstep.store.base import Subscription
 
-WORKER = 1
-
 
 @dataclass
 class Rows:
@@ -25,8 +23,9 @@ class Rows:
     promises: dict[tuple[int, str], Promise] = field(default_factory=dict)
     entries: dict[tuple[int, int, str, int], Entry] = field(default_factory=dict)
     unrouted: list[Publish] = field(default_factory=list)
-    subscribers: dict[str, Sequence[Subscription]] = field(default_factory=dict)
+    subscribers: dict[str, list[Subscription]] = field(default_factory=dict)
     now: int = 1_000_000_000
+    worker: int = 1
 
     def commit(self, batches: Sequence[Batch]) -> tuple[list[Outcome], Plan]:
         """Decide a group and write what was decided."""
@@ -42,7 +41,7 @@ class Rows:
         snap.rids = {run.rid: run for run in snap.runs.values()}
         for group in needs_of(batches).groups:
             snap.groups[group] = frozenset(key for other, key in self.cells if other == group)
-        decider = Decider(snap, WORKER, self.now)
+        decider = Decider(snap, self.worker, self.now)
         outcomes = [decider.decide(batch) for batch in batches]
         self._write(decider.plan, snap)
         decider.committed()
@@ -78,7 +77,7 @@ class Rows:
         """Hand every ready run out."""
         for run in self.runs.values():
             if run.status == Status.READY:
-                claim(run, WORKER, self.now)
+                claim(run, self.worker, self.now)
 
     def skip(self, us: int) -> None:
         """Let time pass, and make ready what is due."""

@@ -12,14 +12,12 @@ from everstep.core.batch import (
     Applied,
     Batch,
     Begin,
-    Begun,
     Change,
     Control,
     Finish,
     KvSet,
     KvUpdate,
     Mode,
-    Outcome,
     Publish,
     Refused,
     Release,
@@ -31,6 +29,7 @@ from everstep.core.journal import OK, RESULT, Entry
 from everstep.core.snapshot import Plan, Snapshot, created_at_most, needs_of
 from everstep.core.status import TABLE, Status
 from everstep.store.base import Subscription
+from tests.core.pictures import gist, picture
 from tests.core.rows import Rows, faults
 from tests.store import random_groups
 from tests.store.making import SECOND
@@ -44,48 +43,7 @@ def empty() -> Rows:
     subscribers: dict[str, list[Subscription]] = {}
     for subscription in SUBSCRIPTIONS:
         subscribers.setdefault(subscription.topic, []).append(subscription)
-    return Rows(subscribers=dict(subscribers))
-
-
-def gist(outcome: Outcome) -> object:
-    """An outcome without row ids and times."""
-
-    def plain(result: Any) -> object:
-        match result:
-            case Begun():
-                return ("begun", result.run.rid, result.created)
-            case Run():
-                return (result.rid, result.state.label)
-            case bytes() | tuple() | None | int():
-                return result
-            case _:
-                return type(result).__name__
-
-    match outcome:
-        case Applied():
-            return [plain(result) for result in outcome.results]
-        case Refused():
-            return outcome.why
-        case _:
-            return "?"
-
-
-def picture(rows: Rows) -> object:
-    """Everything that is kept, with public ids for row ids and without times and versions."""
-    rid = {run.id: run.rid for run in rows.runs.values()}
-    hidden = {"id", "created_at", "started_at", "finished_at", "due_at", "parent"}
-    return {
-        "runs": {
-            run.rid: {name: getattr(run, name) for name in Run.__slots__ if name not in hidden}
-            | {"due": run.due_at is not None, "finished": run.finished_at is not None}
-            for run in rows.runs.values()
-        },
-        "keys": {name: (rid.get(k.head), k.tail, k.length) for name, k in rows.keys.items()},
-        "cells": {name: cell.value for name, cell in rows.cells.items()},
-        "promises": {(rid[p.run], p.name): p.value for p in rows.promises.values()},
-        "entries": {(rid[a[0]], *a[1:]): (e.state, e.value) for a, e in rows.entries.items()},
-        "unrouted": [m.mid for m in rows.unrouted],
-    }
+    return Rows(subscribers=subscribers)
 
 
 def check(rows: Rows) -> None:

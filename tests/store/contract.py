@@ -15,6 +15,7 @@ from tests.store.groups_contract import GroupsContract
 from tests.store.keeping_contract import KeepingContract
 from tests.store.keys_contract import KeysContract
 from tests.store.making import YEAR, MakeStore, ManualClock
+from tests.store.model_contract import ModelContract
 from tests.store.runs_contract import RunsContract
 from tests.store.state_contract import StateContract
 from tests.store.waits_contract import WaitsContract
@@ -28,6 +29,7 @@ class StoreContract(
     ClaimsContract,
     StateContract,
     KeepingContract,
+    ModelContract,
 ):
     pytestmark = pytest.mark.anyio
 
@@ -57,6 +59,16 @@ class StoreContract(
         await other.open()
         yield other
         await other.close()
+
+    @pytest.fixture
+    async def second(self, store: Store, make_store: MakeStore) -> AsyncIterator[Store | None]:
+        """As `other`, where there can be one."""
+        other = make_store() if self.shared else None
+        if other is not None:
+            await other.open()
+        yield other
+        if other is not None:
+            await other.close()
 
     @pytest.fixture
     async def worker(self, store: Store) -> WorkerRef:

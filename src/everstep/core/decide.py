@@ -193,9 +193,10 @@ class Decider:
         if begin.delay > 0:
             run.due_at = self._work.now + begin.delay
         else:
-            self._work.enter(run)
-            if begin.claim and self._worker is not None and run.status == Status.READY:
-                claim(run, self._worker, self._work.now)
+            me = self._worker if begin.claim else None
+            self._work.enter(run, taken=me is not None)
+            if me is not None and run.status == Status.READY:
+                claim(run, me, self._work.now)
         return Begun(run, created=True)
 
     def _publish(self, message: Publish) -> Published:

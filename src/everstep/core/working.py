@@ -88,9 +88,11 @@ class Working:
         """Change a run's status by the table."""
         run.status = advance(run.status, event)
 
-    def enter(self, run: Run, event: str = "promote") -> None:
+    def enter(self, run: Run, event: str = "promote", *, taken: bool = False) -> None:
         """
         Make a run ready by an event that says so, or put it in its place in its key.
+
+        With *taken* somebody has it already, so that nobody need be told.
 
         A run that has no place yet, or lost it when it ended, gets the last one.
         """
@@ -98,7 +100,7 @@ class Working:
         run.due_at = None
         if run.key is not None and not self._leads(run):
             self.move(run, "queue")
-        else:
+        elif not taken:
             self.note(self.plan.ready, run.handler)
 
     def _leads(self, run: Run) -> bool:

@@ -60,6 +60,7 @@ _GONE = (
     asyncpg.CannotConnectNowError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what the driver stumbles over when the server falls silent
     OSError,
     EOFError,
 )
