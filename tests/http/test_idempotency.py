@@ -202,6 +202,19 @@ async def test_in_dev_a_failure_says_what_it_was() -> None:
     assert told["run"].startswith("i_")
 
 
+async def test_a_step_that_takes_too_long_is_told_apart() -> None:
+    """504, as without a key."""
+
+    @step(on.post("/slow"), timeout="50ms")
+    async def slow(ctx: StepContext, req: Request[Any]) -> Any:
+        await asyncio.sleep(60)
+
+    async with serving(slow) as client:
+        answer = await client.post("/slow", headers=KEY)
+
+    assert (answer.status_code, answer.json()["error"]) == (504, "the Step took too long")
+
+
 async def test_an_invalid_request_makes_no_run() -> None:
     """400 with its faults, and the key is free for a better one."""
     create, calls = counting()

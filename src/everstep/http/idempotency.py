@@ -19,6 +19,7 @@ from typing import Any
 from everstep.core.batch import Run
 from everstep.core.failure import decode_error
 from everstep.core.status import Status, WrongStatus
+from everstep.engine.attempt import HandlerTimeout
 from everstep.engine.engine import Engine
 from everstep.errors import NotEncodable, StepFailed
 from everstep.http.refusals import Refusal
@@ -90,6 +91,12 @@ def _may_pass(run: Run) -> bool:
     return run.status == Status.FAILED and isinstance(decode_error(run.error or b""), StepFailed)
 
 
+def _late(run: Run) -> bool:
+    error = decode_error(run.error or b"")
+    timeout = f"{HandlerTimeout.__module__}:{HandlerTimeout.__qualname__}"
+    return isinstance(error, StepFailed) and error.error_type == timeout
+
+
 def run_id(route: str, key: str, principal: str) -> str:
     """The id of the run that serves a route's key for whoever asks; two users may use the same key."""
     facts = "\0".join((route, key, principal))
@@ -123,8 +130,11 @@ def _stored(run: Run, *, replayed: bool, dev: bool) -> Response:
     if run.status == Status.DONE and run.output is not None:
         response = load_response(run.output)
     elif run.status == Status.FAILED:
-        told = {"error": "internal error", "run": run.rid, "trace_id": run.trace}
-        response = Response(told | (error_shape(run.error) or {} if dev else {}), 500)
+        late = _late(run)
+        error = "the Step took too long" if late else "internal error"
+        told = {"error": error, "run": run.rid, "trace_id": run.trace}
+        why = error_shape(run.error) if dev else None
+        response = Response(told | (why or {}), 504 if late else 500)
     else:
         response = Response({"error": f"this request was {run.state.label}", "run": run.rid}, 409)
     if replayed:
