@@ -29,6 +29,7 @@ from tests.torture.replays import CANCELLED, PROMISED, PROMISES, Replays
 from tests.torture.steps import IN, Steps
 
 PUBLISHED = "published"
+DRAINED = 3  # exit code
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,13 @@ class Orders:
     evict: str = "lru"
     concurrency: int = 20
     publisher: bool = True
+    lease: float = 15.0
+    drain: float = 5.0
 
 
-def main(orders: dict[str, Any]) -> None:
-    """Do as ordered; returns when everything in the store has ended."""
-    _Child(Orders(**orders)).work()
+def main(orders: dict[str, Any]) -> int:
+    """Do as ordered; answers 0 when everything in the store has ended, `DRAINED` when told to end before."""
+    return asyncio.run(_Child(Orders(**orders)).work())
 
 
 class _Child:
@@ -66,7 +69,8 @@ class _Child:
             store=orders.store,
             concurrency=orders.concurrency,
             evict="always" if orders.evict == "always" else "lru",
-            drain=5,
+            drain=orders.drain,
+            lease=orders.lease,
         )
         self.engine = Engine(open_store(orders.store), registry, settings)
 
@@ -79,20 +83,32 @@ class _Child:
         inside = (GroupWriter, "_group") if store is SqliteStore else None
         self.killer.install(store, inside=inside)
 
-    def work(self) -> None:
-        asyncio.run(self._work())
-
-    async def _work(self) -> None:
+    async def work(self) -> int:
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+        self.killer.end = lambda: loop.call_soon_threadsafe(told.set)  # type: ignore[assignment]
         self.ledger.note("start")
         await self.engine.start()
-        if self.orders.publisher:
-            await self._publish()
-        await self._until_all_is_done()
+        working = asyncio.ensure_future(self._work())
+        ending = asyncio.ensure_future(told.wait())
+        await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
+        finished = working.done()
+        working.cancel()
+        ending.cancel()
         repairs = self.engine.worker.repairs
         await self.engine.stop()
+        await asyncio.gather(ending, return_exceptions=True)
+        if finished:
+            await working
         self.ledger.note("events", json.dumps(self.killer.seen, separators=(",", ":")))
         self.ledger.note("repairs", repairs)
         self.ledger.close()
+        return 0 if finished else DRAINED
+
+    async def _work(self) -> None:
+        if self.orders.publisher:
+            await self._publish()
+        await self._until_all_is_done()
 
     # ---- from outside any run
 

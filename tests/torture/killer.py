@@ -1,4 +1,4 @@
-"""Where a child dies: at the k-th event of a kind, by SIGKILL, with nothing tidied up.
+"""Where a child dies: at the k-th event of a kind, by SIGKILL, with nothing tidied up (or is told to end).
 
 The events are found by wrapping the store, the body and the functions of the
 scenario from outside; everstep itself knows nothing of this.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -24,7 +25,11 @@ HAND_AFTER = "hand-after"  # the body went on with it as far as it could
 WRITE_BEFORE = "write-before"  # the same for what is not a commit: registering, taking over, sweeping
 WRITE_AFTER = "write-after"
 WHENEVER = "whenever"  # some milliseconds after the start
+DRAIN = "drain"  # no kill: told to end, some milliseconds after the start
+FREEZE = "freeze"  # no kill: stopped for longer than a lease, some milliseconds after the start
 
+LEASE = 1.0  # where somebody freezes
+FROZEN = 2.2
 WRITES = ("register", "subscribe", "take_over", "retire", "sweep", "put_blob")
 
 
@@ -35,12 +40,25 @@ class Killer:
         self.seen: Counter[str] = Counter()
         self._kind = kind
         self._number = number
-        if kind == WHENEVER:
+        self.end: Callable[[], None] = lambda: None  # how this process is told to end
+        if kind in (WHENEVER, DRAIN, FREEZE):
             threading.Thread(target=self._later, daemon=True).start()
 
     def _later(self) -> None:
         time.sleep(self._number / 1000)
-        self.die()
+        if self._kind == DRAIN:
+            self.end()
+        elif self._kind == FREEZE:
+            self.freeze()
+        else:
+            self.die()
+
+    @staticmethod
+    def freeze() -> None:
+        """Be stopped where everything stands, and continued by somebody else."""
+        pid = os.getpid()
+        subprocess.Popen(["sh", "-c", f"sleep {FROZEN}; kill -CONT {pid}"])
+        os.kill(pid, signal.SIGSTOP)
 
     def hit(self, kind: str) -> None:
         """An event of this kind happens now."""

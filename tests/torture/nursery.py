@@ -78,7 +78,7 @@ class Nursery:
         self._out.close()
 
     def fork(self, module: str, orders: dict[str, Any], log: Path) -> Child:
-        """Start a child that calls ``main(orders)`` of a module; what it prints goes to the log."""
+        """Start a child that calls ``main(orders)`` of a module, which answers its exit code."""
         child = Child(self, len(self._children), log)
         self._children[child.number] = child
         assert self._process.stdin is not None
@@ -158,8 +158,7 @@ def _fork(order: dict[str, Any]) -> int:
         null = os.open(os.devnull, os.O_RDONLY)
         for old, new in ((null, 0), (log, 1), (log, 2)):
             os.dup2(old, new)
-        importlib.import_module(order["module"]).main(order["orders"])
-        code = 0
+        code = importlib.import_module(order["module"]).main(order["orders"])
     except BaseException:
         traceback.print_exc()
     finally:

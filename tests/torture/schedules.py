@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from tests.torture import killer
-from tests.torture.child import Orders
+from tests.torture.child import DRAINED, Orders
 from tests.torture.inquest import Inquest, journaled
 from tests.torture.ledger import Ledger
 from tests.torture.nursery import Child, Nursery
@@ -31,6 +31,7 @@ TYPICAL = {
     killer.WRITE_BEFORE: 4,
     killer.WRITE_AFTER: 4,
     killer.WHENEVER: 400,
+    killer.DRAIN: 300,
 }
 
 
@@ -69,6 +70,8 @@ class Schedule:
         self._concurrency = random.choice((2, 5, 50))
         self._processes = random.choice((1, 1, 2))
         self._kills_left = random.randrange(1, MOST_KILLS + 1)
+        self._freezes = random.random() < 0.05
+        self._processes = 2 if self._freezes else self._processes
         self._started = 0
         self._before: dict[int, frozenset[str]] = {}
         self._killed: set[int] = set()
@@ -83,9 +86,13 @@ class Schedule:
             publisher = working.pop(child)
             if child.code == 0:
                 continue
-            assert child.code == -9, f"a child ended with {child.code}:\n{child.log.read_text()[-8000:]}"
+            assert child.code in (-9, DRAINED), (
+                f"a child ended with {child.code}:\n{child.log.read_text()[-8000:]}"
+            )
             working[self._start(publisher=publisher)] = publisher
-        inquest = Inquest(self._url, self._ledger, self._programs, self._killed, self._before)
+        inquest = Inquest(
+            self._url, self._ledger, self._programs, self._killed, self._before, froze=self._freezes
+        )
         found = inquest.hold()
         self.tally.found = found
         self._ledger.close()
@@ -107,9 +114,12 @@ class Schedule:
             self._evict,
             self._concurrency,
             publisher,
+            killer.LEASE if self._freezes else 15.0,
+            self._random.choice((0.0, 5.0)),
         )
-        if kill:
+        if kill or self._freezes:  # with a lease so short, one that is only slow may be taken from
             self._killed.add(who)
+        if kill:
             self.tally.kills.append(f"{kill[0]}#{kill[1]}")
         return self._nursery.fork(MODULE, asdict(orders), self._folder / f"child-{who}.log")
 
@@ -117,5 +127,8 @@ class Schedule:
         if not self._kills_left:
             return []
         self._kills_left -= 1
+        if self._freezes:
+            self._kills_left = 0
+            return [killer.FREEZE, self._random.randrange(1, 200)]
         kind = self._random.choice(list(TYPICAL))
         return [kind, self._random.randrange(1, TYPICAL[kind] + 1)]
