@@ -96,6 +96,8 @@ class Worker:
         self._loops = [spawn(self._beat(), name="everstep-beat"), spawn(self._watch(), name="everstep-watch")]
         if work:
             self._loops.append(spawn(self._sweep(), name="everstep-sweep"))
+            if (listen := getattr(self.store, "listen", None)) is not None:
+                await listen(self._rung)  # processes on other hosts have no bell we could hear
         self._rung()
 
     def stop_claiming(self) -> None:

@@ -110,6 +110,9 @@ class Store(Protocol):
     """
     Where everything that must survive is kept.
 
+    A store that hears of work in processes elsewhere may offer `async listen(heard)`
+    beside this; `heard` is called without arguments on the event loop.
+
     All methods may be called from one event loop only.  Those that write raise
     `StoreUnavailable` when the store cannot take writes now (full disk, lost
     server) and nothing was changed; the caller may try the same again.
