@@ -326,6 +326,40 @@ async def test_a_worker_that_has_stopped_committing_loses_its_turns() -> None:
     assert await world.go() is TurnEnd.LOST
 
 
+async def test_a_run_that_was_asked_something_while_parked_hears_it_when_resumed() -> None:
+    """Its row says so when it is claimed again."""
+
+    async def body(ctx: Context, _: Any) -> str:
+        try:
+            await ctx.promise("never")
+        except Cancelled:
+            return "cancelled"
+        return ""
+
+    world = World(body)
+    assert await world.go() is TurnEnd.PARKED
+    world.run.asked = Asked.CANCEL
+    world.resume()
+
+    assert await world.to_the_end() == "cancelled"
+
+
+async def test_a_host_whose_commits_are_applied_at_once_is_served_too() -> None:
+    """`done` may be called before `commit` returns."""
+
+    async def body(ctx: Context, _: Any) -> Any:
+        out = [await ctx.run(world.io, i) for i in range(20)]
+        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)
+        return [*out, *await asyncio.gather(*[ctx.run(world.io, i) for i in range(5)])]
+
+    world = World(body)
+    world.commit = lambda batch, done: done(world.apply(batch))  # type: ignore[method-assign]
+
+    assert await world.to_the_end() == [*range(20), *range(5)]
+    assert await world.replay() == [*range(20), *range(5)]
+
+
 async def test_a_park_in_flight_excludes_every_other_batch() -> None:
     """Cancel that comes while the run is being parked waits for the answer."""
 

@@ -71,7 +71,8 @@ class Body:
         if entries:
             self.replay = Replay(run.rid, entries, accept_args=accept_args)
         self._open: dict[Operation, None] = {}  # asked and not handed over, oldest first
-        self._loose: dict[Operation, tuple[Coroutine[Any, Any, Any], FrameType, int]] = {}
+        # Operations that were made and not awaited: the coroutine, and the line that made it.
+        self.loose: dict[Operation, tuple[Coroutine[Any, Any, Any], FrameType, int]] = {}
         self._controls = 0
         self._on_fault = on_fault
         self._root = Lane(ROOT)
@@ -197,10 +198,6 @@ class Body:
 
     # ---- asked by the body
 
-    def operation(self, op: Operation, answer: Coroutine[Any, Any, Any], frame: FrameType) -> None:
-        """A coroutine that will ask was made at *frame*; it counts as loose until it is awaited."""
-        self._loose[op] = answer, frame, frame.f_lasti
-
     def asked(self, op: Awaited) -> asyncio.Future[Any]:
         """
         An operation is awaited: give it its address, and match it with the journal.
@@ -209,13 +206,13 @@ class Body:
             ContextClosed: The task that asks is not one of this body.
             Evicted: The body has left memory.
         """
-        self._loose.pop(op, None)
+        self.loose.pop(op, None)
         lane = self._lane_now()
         if lane is None:
             raise self._refusal(f"ctx.{op.kind}")
-        op.future = asyncio.Future(loop=self.loop)
+        future = op.future = asyncio.Future(loop=self.loop)
         self._enter(op, lane)
-        return op.future
+        return future
 
     def lane(self, what: str) -> Lane:
         """The lane of the task that asks, for what needs no entry."""
@@ -294,7 +291,7 @@ class Body:
 
     def _left_over(self) -> EverstepError | None:
         """What the handler asked for and did not wait for."""
-        for op, (_, frame, lasti) in self._loose.items():
+        for op, (_, frame, lasti) in self.loose.items():
             return faults.not_awaited(op, line_of(frame.f_code, lasti))
         for op in self._open:
             if op.wanted():
@@ -322,9 +319,9 @@ class Body:
         loop = self.loop
         if living := loop.living():
             self._throw(living)
-        for coro, _, _ in self._loose.values():
+        for coro, _, _ in self.loose.values():
             _close_quietly(coro)
-        for kept in (self._loose, self._open, self.fresh):
+        for kept in (self.loose, self._open, self.fresh):
             kept.clear()
         self._on_fault = _nobody
         loop.close()

@@ -273,8 +273,10 @@ async def perform(call: Call, reports: Reports) -> None:
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as error:
-                if call.task is None or call.task.cancelling():
-                    raise  # the run was taken away, or the process ends
+                if call.task is None:
+                    return  # nobody wants to hear of it
+                if call.task.cancelling():
+                    raise
                 failure = error
             else:
                 reports.succeeded(call, result)

@@ -12,6 +12,7 @@ import logging
 import sys
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from datetime import datetime
+from types import FrameType
 from typing import Any, Generic, TypeVar, TypeVarTuple, overload
 from uuid import UUID
 
@@ -93,9 +94,7 @@ class Context:
         >>> receipt = await ctx.run(charge, order, retry=Retry(attempts=5))
         """
         op = Call(fn, args, name, retry, None if timeout is None else micros(timeout), process)
-        coro = _answer(self._body, op)
-        self._body.operation(op, coro, sys._getframe(1))
-        return coro
+        return _made(self._body, op, sys._getframe(1))
 
     def sleep(self, duration: Duration, /) -> Coroutine[Any, Any, None]:
         """
@@ -106,10 +105,7 @@ class Context:
 
         >>> await ctx.sleep("3d")
         """
-        op = Sleep(micros(duration))
-        coro = _answer(self._body, op)
-        self._body.operation(op, coro, sys._getframe(1))
-        return coro
+        return _made(self._body, Sleep(micros(duration)), sys._getframe(1))
 
     def promise(self, name: str, type: Any = Any, /) -> Promise[Any]:
         """A value that somebody outside settles once, under this name."""
@@ -139,6 +135,13 @@ class Context:
         return self._body.loop.start(coro, self._body.lane("branch").named(name))
 
 
+def _made(body: Body, op: Awaited, frame: FrameType) -> Coroutine[Any, Any, Any]:
+    """The coroutine that asks when it is awaited; until then it counts as loose."""
+    answer = _answer(body, op)
+    body.loose[op] = answer, frame, frame.f_lasti
+    return answer
+
+
 async def _answer(body: Body, op: Awaited) -> Any:
     return await body.asked(op)
 
@@ -158,11 +161,8 @@ class Promise(Generic[T]):
         """Wait until somebody settles it, for as long as it takes; the run holds nothing meanwhile."""
         return self._asked(sys._getframe(1))
 
-    def _asked(self, frame: Any) -> Coroutine[Any, Any, T]:
-        op = PromiseWait(self.name, self._codec)
-        coro = _answer(self._body, op)
-        self._body.operation(op, coro, frame)
-        return coro
+    def _asked(self, frame: FrameType) -> Coroutine[Any, Any, T]:
+        return _made(self._body, PromiseWait(self.name, self._codec), frame)
 
 
 class _FirstPassLogger(Logger):

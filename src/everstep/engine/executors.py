@@ -12,6 +12,7 @@ import asyncio
 import multiprocessing
 import os
 import pickle
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +23,8 @@ T = TypeVar("T")
 
 THREADS = 128  # more than the runs a worker has by default; a thread that waits costs little
 _pools: dict[str, Executor] = {}
+# A pool that is collected while its own thread takes it down locks that thread up.
+_broken: deque[Executor] = deque(maxlen=16)
 
 
 async def in_thread(fn: Callable[..., T], *args: Any) -> T:
@@ -48,7 +51,7 @@ async def in_process(fn: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, _call_there, fn, *args)
     except BrokenProcessPool:
         if _pools.get("processes") is pool:
-            del _pools["processes"]  # the next call finds a new one
+            _broken.append(_pools.pop("processes"))  # the next call finds a new one
         raise
 
 

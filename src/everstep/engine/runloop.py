@@ -338,7 +338,8 @@ class RunLoop(asyncio.AbstractEventLoop):
         """Become the running loop; until `leave` the owner may make things ready, and `run` them."""
         events._set_running_loop(self)
         self._driven = True
-        sys.set_asyncgen_hooks(None, self._dropped)
+        # A generator that is dropped here is closed here (it remembers the hook).
+        sys.set_asyncgen_hooks(None, self._close_generator)
 
     def leave(self) -> None:
         """Let the process's loop be the running one again."""
@@ -374,8 +375,8 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._ready.clear()
         self._tasks.clear()
 
-    def _dropped(self, generator: AsyncGenerator[Any, None]) -> None:
-        """An async generator was left half way: close it here, where its `finally` belongs."""
+    def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """One was left half way: close it here, where its `finally` belongs."""
         if self.evicting:
             try:
                 generator.aclose().__await__().send(None)
@@ -400,7 +401,7 @@ def _nobody(*_: object) -> Any:
     return None
 
 
-async def _closed(generator: AsyncGenerator[Any, None]) -> None:
+async def _closed(generator: AsyncGenerator[Any, Any]) -> None:
     await generator.aclose()
 
 

@@ -120,6 +120,7 @@ class Turn:
         self._wakes = run.wakes
         self._promises.unread = True
         self._end = None
+        self.ask(Asked(run.asked))
         return await self._go_on()
 
     def ask(self, what: Asked) -> None:
@@ -198,8 +199,10 @@ class Turn:
                 self._cancel()
                 self._advance()
             while self._end is None:
-                await self._until_quiet()
-                if self._quiet and self._end is None:
+                if not self._quiet:
+                    self._waiter = self._loop.create_future()
+                    await self._waiter
+                else:
                     self._quiet = False
                     await self._rest()
         except BaseException as error:
@@ -212,14 +215,6 @@ class Turn:
         if self._defect is not None:
             raise self._defect
         return end
-
-    async def _until_quiet(self) -> None:
-        if not self._quiet:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
 
     def _signal(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -313,8 +308,8 @@ class Turn:
 
     def broke(self, error: Exception) -> None:
         """A defect of ours: whoever drives us hears of it."""
-        self._defect = error
         if self._end is None:
+            self._defect = error
             self._over(TurnEnd.LOST)
 
     # ---- batches
@@ -486,7 +481,7 @@ class Turn:
         if not self._to_cancel or not self._live or self._leaving is not None or body is None:
             return
         self._to_cancel = False
-        if not body.cancelled and not body.done and body.fault is None:
+        if body.fault is None and not body.done and not body.cancelled:
             self._finished.append(body.cancel())
 
     def _ring(self) -> None:
