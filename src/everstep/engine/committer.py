@@ -68,6 +68,7 @@ class Committer:
         self._away: StoreUnavailable | None = None  # for so long that nobody outside is let wait
         self._patience: asyncio.TimerHandle | None = None
         self.worker: WorkerRef | None = None
+        self.heard: Callable[[Batch, Outcome], None] = lambda batch, outcome: None  # what became of each
 
     def start(self) -> None:
         """Begin to commit what is submitted."""
@@ -188,6 +189,7 @@ class Committer:
                 continue
             try:
                 heard(outcome)
+                self.heard(batch, outcome)
             except Exception:  # one of them must not silence all others for ever
                 _log.exception("what was told of a commit failed", {"run": batch.run})
         self._owner.committed(done, wanted)

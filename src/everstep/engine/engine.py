@@ -38,6 +38,7 @@ from everstep.engine import executors
 from everstep.engine.effects import Effects
 from everstep.engine.outcomes import refusal
 from everstep.engine.registry import Registry
+from everstep.engine.unrouted import Unrouted
 from everstep.engine.worker import Worker
 from everstep.errors import EverstepError, IdTaken
 from everstep.ids import new_id, new_trace
@@ -74,6 +75,7 @@ class Engine:
         name = f"{socket.gethostname()}:{os.getpid()}"
         worker = Worker(self.store, self.registry, self.settings, self._clock, name)
         worker.ended = self._heard
+        worker.committer.heard = Unrouted(self.registry).heard
         try:
             await worker.start(work=work)
         except BaseException:

@@ -10,7 +10,7 @@ Imported by: steps, http.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -62,6 +62,26 @@ class Message(NamedTuple):
     priority: int
 
 
+class NamedTopics:
+    """The topics a Step says it enqueues to; in dev it is told once of each other one."""
+
+    __slots__ = ("_named", "_said")
+
+    def __init__(self, named: Iterable[str]) -> None:
+        self._named = frozenset(named)
+        self._said: set[str] = set()
+
+    def check(self, topic: str, logger: Logger) -> None:
+        """Warn of a topic that is not among them."""
+        if topic in self._named or topic in self._said:
+            return
+        self._said.add(topic)
+        logger.warning(
+            f"this Step enqueues {topic!r}, which its enqueues do not name, so that the picture of its flow "
+            f"lacks it; they name {', '.join(sorted(self._named))}.{did_you_mean(topic, sorted(self._named))}"
+        )
+
+
 class Guards:
     """Whether this Step was triggered by a request, a message, …: ``ctx.is_.http(input)``."""
 
@@ -101,7 +121,7 @@ class StepContext:
     with every message it sends, so that one trace leads through all Steps.
     """
 
-    __slots__ = ("_effects", "_input", "_state", "_step", "logger", "run_id", "trace_id", "trigger")
+    __slots__ = ("_effects", "_input", "_named", "_state", "_step", "logger", "run_id", "trace_id", "trigger")
 
     def __init__(
         self,
@@ -112,8 +132,10 @@ class StepContext:
         input: Any,
         logger: Logger,
         run_id: str = "",
+        named: NamedTopics | None = None,
     ) -> None:
         self._effects = effects
+        self._named = named
         self._step = step
         self._input = input
         self._state: KV | None = None
@@ -187,6 +209,8 @@ class StepContext:
             GroupMissing: A FIFO Step listens to this topic, and the message names no group.
         """
         message = read_message(topic, data, **options)
+        if self._named is not None:
+            self._named.check(message.topic, self.logger)
         return await self._effects.publish(
             message.topic,
             message.data,

@@ -28,7 +28,7 @@ from everstep.engine.registry import Ended, Handler
 from everstep.errors import EverstepError, NotEncodable, TerminalError, did_you_mean
 from everstep.log import Logger
 from everstep.steps.blocking import Portal, SyncStepContext
-from everstep.steps.context import StepContext, TriggerInfo
+from everstep.steps.context import NamedTopics, StepContext, TriggerInfo
 from everstep.steps.discover import collect
 from everstep.steps.middleware import through
 from everstep.steps.project import FOLDERS, Project
@@ -71,6 +71,7 @@ def handler_of(step: AnyStep, *, dev: bool = False) -> Handler:
     """
     triggers: dict[str | None, AnyTrigger] = {t.topic: t for t in step.queues}
     triggers |= {t.route: t for t in step.routes}
+    named = _named(step) if dev else None
 
     async def attempt(attempt: Attempt) -> Ended:
         run = attempt.run
@@ -82,7 +83,7 @@ def handler_of(step: AnyStep, *, dev: bool = False) -> Handler:
             )
         if isinstance(trigger, HttpTrigger):
             request = load_request(run.input)
-            ctx = _context(step, trigger, request, attempt.effects, attempt.number, run.rid)
+            ctx = _context(step, trigger, request, attempt.effects, named, attempt.number, run.rid)
             response = await _answered(step, trigger, ctx, request, dev)
             try:
                 return Ended(dump_response(response))
@@ -92,7 +93,7 @@ def handler_of(step: AnyStep, *, dev: bool = False) -> Handler:
             input = read_input(trigger, run.input)
         except InvalidInput as error:
             raise TerminalError(f"the input of Step '{step.name}' does not fit. {error}") from error
-        ctx = _context(step, trigger, input, attempt.effects, attempt.number, run.rid)
+        ctx = _context(step, trigger, input, attempt.effects, named, attempt.number, run.rid)
         if not await _holds(trigger, ctx, input):
             return Ended(skipped=True)
         await _called(step, trigger, ctx, input, run.input)
@@ -134,7 +135,7 @@ async def respond(
     Raises:
         BadResponse: The Step answered with something that is no response.
     """
-    ctx = _context(step, trigger, request, effects)
+    ctx = _context(step, trigger, request, effects, _named(step) if dev else None)
     response = None
     try:
         response = await _answered(step, trigger, ctx, request, dev)
@@ -162,6 +163,7 @@ def _context(
     trigger: AnyTrigger,
     input: Any,
     effects: Effects,
+    named: NamedTopics | None,
     number: int = 1,
     rid: str = "",
 ) -> StepContext:
@@ -171,7 +173,16 @@ def _context(
         info = _request_info(trigger.method, trigger.path, number)
     about = {"step": step.name, "trace": effects.trace}
     logger = _log.bind(**about, run=rid) if rid else _log.bind(**about)
-    return StepContext(effects, step=step.name, trigger=info, input=input, logger=logger, run_id=rid)
+    return StepContext(
+        effects, step=step.name, trigger=info, input=input, logger=logger, run_id=rid, named=named
+    )
+
+
+@lru_cache(maxsize=4096)
+def _named(step: AnyStep) -> NamedTopics | None:
+    """What its enqueues name; None when they name nothing, and so no flow is drawn of it."""
+    listed = (*step.enqueues, *step.virtual_enqueues)
+    return NamedTopics(enqueue.topic for enqueue in listed) if listed else None
 
 
 @lru_cache(maxsize=4096)
