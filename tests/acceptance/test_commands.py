@@ -127,6 +127,22 @@ def test_enqueue_knows_delay_group_and_priority(project: Project) -> None:
     assert "--group" in missing.err
 
 
+def test_messages_nobody_reads_are_listed(project: Project) -> None:
+    """Newest first, to programs and to people, until their Step comes."""
+    project.write("src/work_step.py", WORK)
+    project.cli("enqueue", "work", '{"n": 1}')
+    project.cli("enqueue", "wrok", '{"n": 2}')
+
+    kept = lines(project, "unrouted", "list")
+    assert [(m["topic"], m["data"]) for m in kept] == [("wrok", {"n": 2}), ("work", {"n": 1})]
+    assert len(lines(project, "unrouted", "list", "--limit", "1")) == 1
+    project.serve()
+    project.wait_for_note("worked 1")
+    shown = project.run("unrouted", "list").out
+    assert "wrok" in shown
+    assert "work " not in shown
+
+
 # ---- state
 
 

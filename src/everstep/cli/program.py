@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from everstep.cli import dlq, runs, state
+from everstep.cli import dlq, runs, state, unrouted
 from everstep.cli.command import ROOT, DirOption, JsonOption, StoreOption, command
 from everstep.cli.dev import dev
 from everstep.cli.enqueue import enqueue
@@ -41,6 +41,7 @@ command(program)(enqueue)
 program.add_typer(state.group, name="state")
 program.add_typer(runs.group, name="runs")
 program.add_typer(dlq.group, name="dlq")
+program.add_typer(unrouted.group, name="unrouted")
 
 
 @program.callback()

@@ -15,7 +15,7 @@ from everstep.core.batch import Asked, Mode, Run
 from everstep.core.journal import Entry
 from everstep.core.status import Status
 from everstep.durations import show
-from everstep.store.base import PromiseRow
+from everstep.store.base import PromiseRow, Unrouted
 
 HISTORY = "!"  # the lane of failed attempts
 COLOURS = {
@@ -158,6 +158,16 @@ def attempt_document(entry: Entry) -> dict[str, Any]:
     kept = plain(entry.value)
     told = kept if isinstance(kept, dict) else {"type": entry.name}
     return {"number": entry.pos, "at": _iso(entry.at), **told}
+
+
+def unrouted_document(message: Unrouted) -> dict[str, Any]:
+    """One message that no Step reads."""
+    return {
+        "id": message.mid,
+        "topic": message.topic,
+        "data": plain(message.data),
+        "at": _iso(message.at),
+    }
 
 
 def status_named(word: str) -> Status:
