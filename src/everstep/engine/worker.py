@@ -23,13 +23,15 @@ from everstep.core.status import Status
 from everstep.engine.attempt import AttemptRun
 from everstep.engine.committer import Committer, Done
 from everstep.engine.doorbell import Doorbell
+from everstep.engine.peers import Peers
 from everstep.engine.registry import Registry
 from everstep.engine.slots import Slots
 from everstep.engine.turn import Turn, TurnEnd
+from everstep.engine.upkeep import keep_up
 from everstep.errors import EverstepError, Fenced, StoreUnavailable
 from everstep.log import Logger
 from everstep.settings import Settings
-from everstep.store.base import Claim, Committed, Store, WorkerRow
+from everstep.store.base import Claim, Committed, Store
 
 KEPT = 10_000  # parked turns that stay in memory
 LOOK = 1.0  # seconds between looks of one's own accord
@@ -69,11 +71,9 @@ class Worker:
         self._news = False  # somebody rang since the claim in flight was made
         self._working = False
         self._draining = False
-        self._seen: dict[int, tuple[int, float]] = {}  # other workers: counter, and when it moved
-        self._others: list[WorkerRow] = []
+        self._peers = Peers(store, clock, self._bell, settings.lease)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due: int | None = None
-        self._ring_soon: asyncio.TimerHandle | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._idle = asyncio.Event()
         self._idle.set()
@@ -95,7 +95,9 @@ class Worker:
         spawn = asyncio.get_running_loop().create_task
         self._loops = [spawn(self._beat(), name="everstep-beat"), spawn(self._watch(), name="everstep-watch")]
         if work:
-            self._loops.append(spawn(self._sweep(), name="everstep-sweep"))
+            keep = int(self.settings.retention * 1e6)
+            upkeep = keep_up(self.store, keep, self._repaired, self.store_lost)
+            self._loops.append(spawn(upkeep, name="everstep-sweep"))
             if (listen := getattr(self.store, "listen", None)) is not None:
                 await listen(self._rung)  # processes on other hosts have no bell we could hear
         self._rung()
@@ -126,16 +128,16 @@ class Worker:
         for turn in self._parked.values():
             turn.evict()
         self._parked.clear()
-        for handle in (self._timer, self._ring_soon):
-            if handle is not None:
-                handle.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         await self.committer.stop()
         if self.committer.worker is not None:
             try:
                 await self.store.retire(self.committer.worker)
             except StoreUnavailable as error:
                 _log.error("the store is gone; others will take over", {"error": str(error)})
-        self._ring_others()
+        self._peers.ring()
+        self._peers.close()
         self._bell.close()
 
     async def abandon(self) -> None:
@@ -244,7 +246,7 @@ class Worker:
         if any(self.room(name) > 0 for name in mine):
             self.committer.kick()
         if any(self.room(name) <= 0 for name in ready):
-            self._ring_later()
+            self._peers.ring_later()
 
     def store_lost(self, error: StoreUnavailable) -> None:
         """Say it once; no claims until it is back."""
@@ -407,17 +409,9 @@ class Worker:
         self._deliver_asked()
         self._spawn(self._next_due())
 
-    def _ring_later(self) -> None:
-        if self._ring_soon is None:
-            self._ring_soon = asyncio.get_running_loop().call_later(0.002, self._ring_others)
-
-    def _ring_others(self) -> None:
-        self._ring_soon = None
-        self._bell.ring(row.address for row in self._others if row.alive)
-
     async def ring_all(self) -> None:
         """Ring every worker there is, also one that started a moment ago."""
-        self._bell.ring(row.address for row in await self.store.workers() if row.alive)
+        await self._peers.ring_all()
 
     def _deliver_asked(self) -> None:
         async def look() -> None:
@@ -487,42 +481,13 @@ class Worker:
 
     async def _observe(self) -> None:
         """Take over from the dead and from those who stood still for a lease."""
-        self._others = await self.store.workers()
         me = self.committer.worker.id if self.committer.worker is not None else 0
-        steady = self.clock.monotonic()
-        for row in self._others:
-            if row.id == me or not row.alive:
-                continue
-            beat, since = self._seen.get(row.id, (-1, steady))
-            if row.beat != beat:
-                self._seen[row.id] = (row.beat, steady)
-                since = steady
-            hangs = steady - since > self.settings.lease
-            if hangs or await self.store.dead(row):
-                freed = await self.store.take_over(row)
-                why = "stood still for a lease" if hangs else "is dead"
-                _log.warning(f"worker {row.name} {why}", {"worker": row.id, "runs_taken_over": freed})
-                self._rung()
+        if await self._peers.observe(me):
+            self._rung()
 
-    async def _sweep(self) -> None:
-        """Once a minute: assert what must always hold, forget what is old."""
-        keep = int(self.settings.retention * 1e6)
-        while True:
-            try:
-                repairs, deleted = await self.store.sweep(keep)
-                if repairs:
-                    self.repairs += repairs
-                    _log.error(
-                        "the sweep repaired what must never be; please report this", {"repairs": repairs}
-                    )
-                    self._rung()
-            except StoreUnavailable as error:
-                self.store_lost(error)
-                deleted = 0
-            except Exception as error:
-                _log.error("the sweep failed", {"error": repr(error)})
-                deleted = 0
-            await asyncio.sleep(1 if deleted >= 500 else 60)
+    def _repaired(self, repairs: int) -> None:
+        self.repairs += repairs
+        self._rung()
 
 
 def _ignore(outcome: Outcome) -> None:
