@@ -338,6 +338,6 @@ def _canonical_by(codec: Codec[Any]) -> Callable[[Any], Any]:
 
 
 text_of: Callable[[Any], str] = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, check_circular=False
 ).encode
 """Canonical data as text: keys sorted, nothing between."""
