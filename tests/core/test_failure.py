@@ -182,3 +182,25 @@ def test_any_text_and_arguments_survive(text: str, args: list[Any]) -> None:
 def test_half_a_surrogate_pair_survives(text: str) -> None:
     """What cannot be UTF-8 is an escape, and comes back as it was."""
     assert back(TerminalError(text)).args == (text,)
+
+
+def test_a_traceback_begins_where_the_step_does() -> None:
+    """Frames of everstep before the user's are left out; later ones stay, and all if there is no other."""
+    names: dict[str, Any] = {"__name__": "everstep.engine.somewhere"}
+    exec("def ours(then):\n    then()\ndef fails():\n    raise ValueError('ours alone')\n", names)
+
+    def users() -> None:
+        names["ours"](deeper)
+
+    def deeper() -> None:
+        raise ValueError("of the Step")
+
+    def kept(fn: Any) -> str:
+        inside: dict[str, Any] = {"__name__": "everstep.engine.elsewhere", "encode": encode_error, "fn": fn}
+        exec("try:\n    fn()\nexcept ValueError as error:\n    kept = encode(error)\n", inside)
+        text: str = json.loads(inside["kept"])["traceback"]
+        return text
+
+    frames = [line.rpartition(" in ")[2] for line in kept(users).splitlines() if "  File" in line]
+    assert frames == ["users", "ours", "deeper"]
+    assert "in fails" in kept(names["fails"])

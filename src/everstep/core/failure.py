@@ -20,6 +20,7 @@ from everstep.errors import StepFailed, TerminalError
 
 _FRAMES = 25  # of a traceback that is kept to be read by people
 _LONGEST = 16_000  # characters of it
+_MACHINERY = ("everstep", "asyncio", "concurrent", "threading", "contextlib")
 
 
 def encode_error(error: BaseException) -> bytes:
@@ -99,7 +100,36 @@ def _text(value: object) -> str:
         return f"<{type(value).__qualname__} that cannot be shown>"
 
 
+def cut(error: BaseException) -> None:
+    """
+    Let the traceback of an error, and of what led to it, begin in the code of whoever wrote the Step.
+
+    The frames before that are everstep's and those of the loop or thread it
+    calls from; where there is no other they stay.
+    """
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        left += (one.__cause__, one.__context__)
+        if isinstance(one, BaseExceptionGroup):
+            left += one.exceptions
+        frames = one.__traceback__
+        while frames is not None and _ours(frames.tb_frame.f_globals.get("__name__")):
+            frames = frames.tb_next
+        if frames is not None:
+            one.__traceback__ = frames
+
+
+def _ours(module: object) -> bool:
+    return isinstance(module, str) and module.partition(".")[0] in _MACHINERY
+
+
 def _trace(error: BaseException) -> str:
+    cut(error)
     if error.__traceback__ is None and error.__cause__ is None:
         return ""
     try:

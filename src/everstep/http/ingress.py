@@ -4,7 +4,7 @@ Everything that can go wrong has one place and one status: what the client did
 wrong is a `Refusal` before the Step is called; what the Step did wrong is
 logged with its trace and answered without its text, except in dev.
 
-Floor 6.  May import: engine, steps, settings, http.  Imported by: http.site.
+Floor 6.  May import: core.failure, engine, steps, settings, http.  Imported by: http.site.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.types import Receive, Scope, Send
 
+from everstep.core.failure import cut
 from everstep.engine.engine import Engine
 from everstep.errors import BadName, StateChanged, StoreUnavailable
 from everstep.http import bodies
@@ -185,6 +186,7 @@ class StepEndpoint:
             case StateChanged():
                 _log.info("two requests wanted the same state at once; one was told to come again", about)
                 return refusal_piece(Refusal(409, str(error), headers={"retry-after": "1"}), extra, head=head)
+        cut(error)
         _log.exception("a Step failed to answer a request", about)
         told: dict[str, Any] = {"error": "internal error", "trace_id": trace}
         if self.ingress.dev:
