@@ -44,6 +44,11 @@ class Logger:
         bound._fields = {**self._fields, **fields}
         return bound
 
+    @property
+    def debugging(self) -> bool:
+        """Whether what only someone who looks for a fault wants to know is written."""
+        return self._log.isEnabledFor(logging.DEBUG)
+
     def debug(self, message: str, data: Mapping[str, Any] | None = None, /, **fields: Any) -> None:
         """Say what only someone who looks for a fault wants to know."""
         self._write(logging.DEBUG, message, data, fields)
@@ -66,6 +71,12 @@ class Logger:
         """Say what failed, with the traceback of the error being handled."""
         self._write(logging.ERROR, message, data, fields, trace=True)
 
+    def failure(
+        self, message: str, error: BaseException, data: Mapping[str, Any] | None = None, /, **fields: Any
+    ) -> None:
+        """Say what failed for good, with the traceback of *error*, whether or not it is being handled."""
+        self._write(logging.ERROR, message, data, fields, trace=error)
+
     def _write(
         self,
         level: int,
@@ -73,7 +84,7 @@ class Logger:
         data: Mapping[str, Any] | None,
         fields: Mapping[str, Any],
         *,
-        trace: bool = False,
+        trace: bool | BaseException = False,
     ) -> None:
         if not self._log.isEnabledFor(level):
             return

@@ -12,7 +12,7 @@ from everstep.core.status import Status
 from everstep.engine.attempt import Attempt
 from everstep.engine.engine import Engine
 from everstep.engine.registry import Ended, Handler, Registry
-from everstep.errors import ContextClosed
+from everstep.errors import ContextClosed, TerminalError
 from everstep.settings import Settings
 from everstep.store.sqlite import SqliteStore
 
@@ -157,3 +157,55 @@ async def test_a_cancelled_handler_may_clean_up_in_peace(engine: Engine, registr
 
     assert cleaned.is_set()
     assert (await engine.result(run.rid, timeout=10)).state is Status.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("topic", "told"), [("orders", "everstep dlq show {}"), (None, "everstep runs show {}")]
+)
+async def test_the_end_of_a_failed_run_is_told_with_the_command_to_type(
+    engine: Engine,
+    registry: Registry,
+    caplog: pytest.LogCaptureFixture,
+    topic: str | None,
+    told: str,
+) -> None:
+    """Which command shows it, and in which trace it stands; the traceback only in dev."""
+
+    async def fails(attempt: Attempt) -> Ended:
+        raise ValueError("no such luck")
+
+    registry.add(Handler("fails", Mode.RETRY, fails, retry=Retry(attempts=1)))
+    await engine.start()
+    begun = await engine.begin("fails", b"", topic=topic, trace="t-7")
+    await engine.result(begun.run.rid, timeout=10)
+
+    [line] = [r for r in caplog.records if "for good" in r.getMessage()]
+    assert line.getMessage().endswith(told.format(begun.run.rid))
+    assert vars(line)["everstep_fields"]["trace"] == "t-7"
+    assert not line.exc_info
+
+
+async def test_the_end_of_a_failed_run_has_its_traceback_in_dev(
+    tmp_path: Path, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And a request with an Idempotency-Key says that the next one tries again, unless it may not."""
+    errors = iter([ValueError("no such luck"), TerminalError("never")])
+
+    async def fails(attempt: Attempt) -> Ended:
+        raise next(errors)
+
+    registry.add(Handler("fails", Mode.RETRY, fails))
+    engine = Engine(SqliteStore(f"sqlite:///{tmp_path}/dev.db"), registry, Settings(dev=True))
+    await engine.start()
+    for rid in ("i_1", "i_2"):
+        await engine.begin("fails", b"", rid=rid, topic="POST /orders")
+        await engine.result(rid, timeout=10)
+    await engine.stop()
+
+    first, second = [r for r in caplog.records if "everstep runs show" in r.getMessage()]
+    assert (
+        "everstep runs show i_1; the next request with its Idempotency-Key tries again" in first.getMessage()
+    )
+    assert "everstep runs show i_2; its Idempotency-Key gets this answer" in second.getMessage()
+    assert first.exc_info
+    assert isinstance(first.exc_info[1], ValueError)

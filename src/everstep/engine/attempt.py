@@ -27,8 +27,9 @@ from everstep.engine.committer import Committer
 from everstep.engine.effects import Effects, size_of
 from everstep.engine.outcomes import refusal
 from everstep.engine.registry import Ended, Handler
-from everstep.errors import EverstepError, Fenced
+from everstep.errors import EverstepError, Fenced, TerminalError
 from everstep.log import Logger
+from everstep.settings import Settings
 from everstep.store.base import Store
 
 HISTORY = "!"  # the lane of the failed attempts
@@ -56,6 +57,8 @@ class Host(Protocol):
     def store(self) -> Store: ...
     @property
     def committer(self) -> Committer: ...
+    @property
+    def settings(self) -> Settings: ...
 
 
 class AttemptRun:
@@ -262,10 +265,28 @@ class AttemptRun:
             )
         )
         facts = {"run": run.rid, "step": run.handler, "attempt": number, "error": repr(error)}
+        facts["trace"] = run.trace
         if pause is None:
-            _log.error("failed for good; see everstep dlq", facts)
+            if self._host.settings.dev or _log.debugging:
+                _log.failure(_for_good(run, error), error, facts)
+            else:
+                _log.error(_for_good(run, error), facts)
             batch.changes.append(Finish("fail", error=encoded))
         else:
             _log.warning("failed; tried again in " + show(pause / 1e6), facts)
             batch.changes.append(Release(delay=max(pause, 1), failed=True, error=encoded))
         return batch
+
+
+def _for_good(run: Run, error: Exception) -> str:
+    """What is said of a run that is not tried again by itself, and where to look."""
+    if run.topic is None:
+        return f"failed for good; see everstep runs show {run.rid}"
+    if " /" not in run.topic:
+        return f"failed for good; see everstep dlq show {run.rid}"
+    then = (
+        "its Idempotency-Key gets this answer from now on"
+        if isinstance(error, TerminalError)
+        else "the next request with its Idempotency-Key tries again"
+    )
+    return f"a request failed; see everstep runs show {run.rid}; {then}"
