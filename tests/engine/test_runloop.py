@@ -54,6 +54,8 @@ async def test_a_branch_may_have_a_name_of_its_own() -> None:
         again = ctx.run(world.io)
         with pytest.raises(ValueError, match="already has a branch"):
             await ctx._branch("Build:1", again)
+        with pytest.raises(ValueError, match="already has a branch"):
+            await ctx._branch("control", again)
         await again
 
     world = World(body)

@@ -61,7 +61,7 @@ def attempt() -> Attempt:
             why="it is known only inside a function that ctx.run calls",
             remedy="await ctx.run(charge, order)",
         )
-    return found if isinstance(found, Attempt) else Attempt(found.number, found.key)
+    return found if isinstance(found, Attempt) else found.attempt()
 
 
 def inside_a_call() -> bool:
@@ -140,6 +140,7 @@ class Call(Awaited):
         "pausing",
         "process",
         "retry",
+        "scope",
         "task",
         "timeout",
     )
@@ -182,9 +183,14 @@ class Call(Awaited):
         self.fp = 0
         self.number = 0
         self.pausing = False
+        self.scope = ""
         self.key = ""
         self.context: Context | None = None
         self.task: asyncio.Task[None] | None = None
+
+    def attempt(self) -> Attempt:
+        """The attempt under way.  The key is `key`, or the address within `scope`: seldom asked for."""
+        return Attempt(self.number, self.key or f"{self.scope}:{self.lane}.{self.pos}")
 
     def fingerprint(self) -> int:
         function = self.function
@@ -306,7 +312,7 @@ async def _within_its_time(call: Call) -> Any:
 
 async def _elsewhere(call: Call) -> Any:
     if call.process:
-        return await executors.in_process(_in_child, Attempt(call.number, call.key), call.fn, call.args)
+        return await executors.in_process(_in_child, call.attempt(), call.fn, call.args)
     if call.function.is_async:
         return await call.fn(*call.args)
     result = await executors.in_thread(call.fn, *call.args)

@@ -91,8 +91,9 @@ class Lane:
         return Lane(child(self.path, number))
 
     def named(self, name: str) -> Lane:
-        """The lane of that name below this one; a name is taken once."""
-        self.names = self.names if self.names is not None else set()
+        """The lane of that name below this one; a name is taken once, and ours are taken already."""
+        if self.names is None:
+            self.names = {"callbacks", "control"} if self.path == ROOT else set()
         if name in self.names:
             raise ValueError(f"lane {self.path} already has a branch called '{name}'")
         self.names.add(name)

@@ -73,6 +73,7 @@ class Turn:
 
     def __init__(self, host: Host, run: Run, handler: Handler, *, accept_args: bool = False) -> None:
         self.run = run
+        self._scope = f"{run.rid}+{run.generation}" if run.generation else run.rid
         self._host = host
         self._handler = handler
         self._accept_args = accept_args
@@ -261,9 +262,7 @@ class Turn:
     # ---- functions
 
     def _call(self, call: Call) -> None:
-        run = self.run
-        generation = f"+{run.generation}" if run.generation else ""
-        call.key = f"{run.rid}{generation}:{call.lane}.{call.pos}"
+        call.scope = self._scope
         self._running.add(call)
         # Not loop.create_task: this is made for each call, and nobody's factory should see it.
         call.task = asyncio.Task(perform(call, self), loop=self._loop, context=call.context)
