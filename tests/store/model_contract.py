@@ -21,7 +21,7 @@ EVERYTHING = Claim(100, dict.fromkeys(HANDLERS, 100))
 some = settings(
     max_examples=1_000 if os.environ.get("EVERSTEP_TORTURE") else 20,
     deadline=None,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a race shows itself once, and not again smaller
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,
         HealthCheck.differing_executors,

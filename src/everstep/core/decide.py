@@ -25,7 +25,7 @@ Floor 1.  May import: core, floor 0.  Imported by: store.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -58,7 +58,7 @@ from everstep.core.batch import (
     Settle,
 )
 from everstep.core.journal import OK, RESULT, Entry
-from everstep.core.snapshot import Cell, Promise, Snapshot
+from everstep.core.snapshot import Cell, Plan, Promise, Snapshot
 from everstep.core.status import Status, WrongStatus, advance
 from everstep.core.updates import apply as apply_ops
 from everstep.core.working import Working
@@ -337,7 +337,6 @@ class Decider:
             # The body must see the cancel, so that what it began is compensated.
             run.asked = Asked.CANCEL
             run.wakes += 1
-            run.waits = 0
             run.claims = 0
             if run.status not in (Status.READY, Status.QUEUED):
                 self._work.enter(run, "rouse")
@@ -451,3 +450,28 @@ def claim(run: Run, worker: int, now: int) -> bool:
     if run.started_at is None:
         run.started_at = now
     return True
+
+
+def claim_born(plan: Plan, worker: int, room: Mapping[str, int], total: int, now: int) -> list[Run]:
+    """
+    Hand out ready runs of this very group, before they are written, in the order of any claim.
+
+    Changes the rows.  The caller has made sure that nobody waits longer: *room*
+    names only handlers of which no other run is ready.
+    """
+    ready = [run for run in plan.created if run.status == Status.READY and room.get(run.handler, 0) > 0]
+    ready.sort(key=lambda run: (-run.priority, run.id))
+    left = dict(room)
+    claimed: list[Run] = []
+    for run in ready:
+        if len(claimed) < total and left[run.handler] > 0 and claim(run, worker, now):
+            left[run.handler] -= 1
+            claimed.append(run)
+    return claimed
+
+
+def still_ready(plan: Plan) -> set[str]:
+    """The handlers that this group leaves ready runs to."""
+    ready = {run.handler for run in plan.created if run.status == Status.READY}
+    ready |= {run.handler for run in plan.changed.values() if run.status == Status.READY}
+    return ready | {handler for handler, _ in plan.advance}

@@ -87,6 +87,7 @@ class Working:
     def move(self, run: Run, event: str) -> None:
         """Change a run's status by the table."""
         run.status = advance(run.status, event)
+        run.waits = 0  # counts only while it is parked; `Park` sets it after this
 
     def enter(self, run: Run, event: str = "promote", *, taken: bool = False) -> None:
         """
@@ -148,7 +149,6 @@ class Working:
         """One of the run's waits is true now, whatever its status."""
         self.edit(run)
         run.wakes += 1
-        run.waits = 0
         if run.status == Status.PARKED:
             self.move(run, event)
             run.due_at = None
