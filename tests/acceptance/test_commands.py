@@ -253,13 +253,17 @@ def test_dead_letters_make_a_round_trip(project: Project) -> None:
     dead = until(project, 4, "dlq", "list")
     assert len(lines(project, "dlq", "list", "--limit", "2")) == 2
     assert lines(project, "dlq", "list", "--topic", "other") == []
+    assert lines(project, "dlq", "list", "--step", "Other") == []
+    assert lines(project, "dlq", "redrive", "--all", "--step", "Other") == []
+    assert len(lines(project, "dlq", "list", "--step", "Work", "--topic", "work")) == 4
+    assert project.run("dlq", "discard", dead[0]["id"], "--step", "Work").code == 2
     assert project.cli("dlq", "show", dead[0]["id"])["error"]["message"] == "no such luck"
 
     project.cli("dlq", "redrive", dead[0]["id"], "--input", '{"n": 10}')
     project.wait_for_note("worked 10")
     assert len(lines(project, "dlq", "list")) == 3
 
-    redriven = lines(project, "dlq", "redrive", "--all", "--topic", "work", "--rate", "100/s", "--as-new")
+    redriven = lines(project, "dlq", "redrive", "--all", "--step", "Work", "--rate", "100/s", "--as-new")
     assert {run["id"] for run in redriven} == {run["id"] for run in dead[1:]}
     assert [run["generation"] for run in redriven] == [1, 1, 1]
     eventually(lambda: len(project.ledger()) == 4 + 1 + 3)

@@ -6,8 +6,10 @@ import httpx
 import pytest
 
 from everstep.app import App
+from everstep.core.retry import Retry
 from everstep.core.status import Status
 from everstep.errors import TerminalError
+from everstep.http import api
 from everstep.steps.context import StepContext
 from everstep.steps.on import on, step
 from everstep.steps.step import Step
@@ -17,6 +19,7 @@ from tests.http.serving import app_of, client_of
 pytestmark = pytest.mark.anyio
 
 API = "/api/v1"
+NEVER = Retry(attempts=1)
 
 
 class Charger:
@@ -107,6 +110,52 @@ async def test_dead_letters_are_redriven_in_bulk() -> None:
     assert first == {"done": rids, "left": 0}
     assert charger.got == [0, 1, 2]
     assert second == {"done": [], "left": 0}
+
+
+async def test_dead_letters_are_chosen_by_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look at and to redrive, also when those of another topic fill whole pages."""
+    monkeypatch.setattr(api, "MOST", 5)
+
+    @step(on.queue("order.placed", retry=NEVER), on.queue("order.paid", retry=NEVER))
+    async def charge(ctx: StepContext, number: int) -> None:
+        raise TerminalError("card refused")
+
+    app = app_of(charge)
+    async with app, client_of(app) as client:
+        rids = []
+        for topic in ("order.paid", "order.paid", *["order.placed"] * 7):
+            await client.post(f"{API}/enqueue", json={"topic": topic, "data": 1})
+            rids.append((await client.get(f"{API}/runs?limit=1")).json()["runs"][0]["id"])
+            await ended(app, rids[-1])
+        paid = (await client.get(f"{API}/dlq?topic=order.paid")).json()
+        one = (await client.get(f"{API}/dlq?topic=order.paid&limit=1")).json()
+        other = (await client.get(f"{API}/runs?topic=order.paid&before={one['next']}")).json()
+        none = (await client.get(f"{API}/dlq?topic=order.paid&handler=Other")).json()
+        done = await client.post(f"{API}/dlq/discard", json={"topic": "order.paid", "limit": 3})
+
+    assert [run["id"] for run in paid["runs"]] == [rids[1], rids[0]]
+    assert [run["id"] for run in one["runs"] + other["runs"]] == [rids[1], rids[0]]
+    assert none == {"runs": [], "next": None}
+    assert done.json() == {"done": rids[:2], "left": 0}
+
+
+async def test_a_message_that_lacks_its_group_is_told_how_to_say_it() -> None:
+    """In the words of the API, not in Python; who misspells it is told of it too."""
+
+    @step(on.queue("in.order", fifo=True))
+    async def reader(ctx: StepContext, data: Any) -> None: ...
+
+    app = app_of(reader)
+    async with app, client_of(app) as client:
+        without = await client.post(f"{API}/enqueue", json={"topic": "in.order", "data": 1})
+        wrong = await client.post(f"{API}/enqueue", json={"topic": "in.order", "data": 1, "grup": "a"})
+
+    [fault] = without.json()["faults"]
+    assert without.status_code == wrong.status_code == 400
+    assert fault["path"] == "body.group"
+    assert 'give "group"' in fault["message"]
+    assert "ctx" not in without.text
+    assert "Did you mean 'group'?" in wrong.text
 
 
 async def test_dead_letters_are_discarded() -> None:
@@ -246,6 +295,7 @@ async def test_counts_and_workers() -> None:
         ("POST", "/dlq/redrive", b'{"rate": true}', 400),
         ("POST", "/dlq/redrive", b'{"limit": 1e9}', 400),
         ("POST", "/dlq/redrive", b'{"handler": 7}', 400),
+        ("POST", "/dlq/redrive", b'{"topic": 7}', 400),
         ("PUT", "/state/g/k", b"nonsense", 400),
         ("PUT", "/state/g/k", b'"' + b"x" * 2_000 + b'"', 413),
         ("DELETE", "/runs", None, 405),

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 group = typer.Typer(no_args_is_help=True, help="The dead letters: messages whose Step gave up.")
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Ids of dead letters.")]
-All = Annotated[bool, typer.Option("--all", help="Every dead letter (of --topic).")]
+All = Annotated[bool, typer.Option("--all", help="Every dead letter (of --topic and --step).")]
 Topic = Annotated[str | None, typer.Option(help="Only messages of this topic.")]
+StepName = Annotated[
+    str | None, typer.Option("--step", metavar="NAME", help="Only messages this Step gave up.")
+]
 Rate = Annotated[str, typer.Option(help="How many in what time at most: 10/s, 600/m, 5000/h.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -39,6 +42,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 async def list_(
     call: Call,
     topic: Topic = None,
+    step: StepName = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50,
     all_: Annotated[bool, typer.Option("--all", help="All of them, however many.")] = False,
 ) -> None:
@@ -49,7 +53,7 @@ async def list_(
 
     found: list[Run] = []
     async with reading(call) as store:
-        async for run in dead_letters(store, topic):
+        async for run in dead_letters(store, topic, step):
             if call.json:
                 call.document(run_document(run))
             found.append(run)
@@ -59,12 +63,12 @@ async def list_(
         call.console.print(runs_table(found) if found else "There are no dead letters.")
 
 
-async def dead_letters(store: Store, topic: str | None = None) -> AsyncIterator[Run]:
-    """All of them, newest first."""
+async def dead_letters(store: Store, topic: str | None = None, step: str | None = None) -> AsyncIterator[Run]:
+    """All of them, of one topic or Step if it is named, newest first."""
     from everstep.cli.runs import pages
     from everstep.core.status import Status
 
-    async for page in pages(store, statuses=[Status.FAILED], topics_only=True):
+    async for page in pages(store, handler=step, statuses=[Status.FAILED], topics_only=True):
         for run in page:
             if topic is None or run.topic == topic:
                 yield run
@@ -88,6 +92,7 @@ async def redrive(
     runs: Ids = None,
     all_: All = False,
     topic: Topic = None,
+    step: StepName = None,
     rate: Rate = "50/s",
     as_new: Annotated[
         bool, typer.Option("--as-new", help="Forget what earlier attempts did; every effect is done again.")
@@ -100,14 +105,14 @@ async def redrive(
     """Try dead letters again.  What earlier attempts did is remembered and not done twice."""
     from everstep.codec import codec_for
 
-    _chosen(runs, all_, topic)
+    _chosen(runs, all_, topic, step)
     if input_ is not None and len(runs or ()) != 1:
         raise typer.BadParameter("goes with exactly one RUN", param_hint="--input")
     data = None if input_ is None else codec_for(Any).encode(one_json(input_, "--input"))
     if all_:
-        call.sure(f"Redrive every dead letter{_of(topic)}?", yes=yes)
+        call.sure(f"Redrive every dead letter{_of(topic, step)}?", yes=yes)
     return await _each(
-        call, runs, topic, pace(rate), "redrive_new" if as_new else "redrive", "redriven", data
+        call, runs, (topic, step), pace(rate), "redrive_new" if as_new else "redrive", "redriven", data
     )
 
 
@@ -117,26 +122,27 @@ async def discard(
     runs: Ids = None,
     all_: All = False,
     topic: Topic = None,
+    step: StepName = None,
     rate: Rate = "200/s",
     yes: Yes = False,
 ) -> int:
     """Take dead letters off the list for good; their runs become cancelled and stay visible."""
-    _chosen(runs, all_, topic)
-    which = f"every dead letter{_of(topic)}" if all_ else count(len(runs or ()), "dead letter")
+    _chosen(runs, all_, topic, step)
+    which = f"every dead letter{_of(topic, step)}" if all_ else count(len(runs or ()), "dead letter")
     call.sure(f"Discard {which}?", yes=yes)
-    return await _each(call, runs, topic, pace(rate), "discard", "discarded", None)
+    return await _each(call, runs, (topic, step), pace(rate), "discard", "discarded", None)
 
 
-def _of(topic: str | None) -> str:
-    return f" of {topic!r}" if topic else ""
+def _of(topic: str | None, step: str | None) -> str:
+    return (f" of topic {topic!r}" if topic else "") + (f" of Step {step!r}" if step else "")
 
 
-def _chosen(runs: Sequence[str] | None, all_: bool, topic: str | None) -> None:
+def _chosen(runs: Sequence[str] | None, all_: bool, topic: str | None, step: str | None) -> None:
     """Either some by id, or --all; never everything by accident."""
     if bool(runs) == all_:
         raise typer.BadParameter("name the runs, or say --all", param_hint="RUN...")
-    if runs and topic:
-        raise typer.BadParameter("goes with --all", param_hint="--topic")
+    if runs and (topic or step):
+        raise typer.BadParameter("goes with --all", param_hint="--topic" if topic else "--step")
 
 
 def pace(rate: str) -> float:
@@ -158,7 +164,7 @@ def pace(rate: str) -> float:
 async def _each(
     call: Call,
     rids: Sequence[str] | None,
-    topic: str | None,
+    which: tuple[str | None, str | None],
     pause: float,
     action: str,
     done: str,
@@ -171,7 +177,7 @@ async def _each(
     handled = refused = 0
     async with acting(call) as engine:
         next_at = asyncio.get_running_loop().time()
-        async for rid in _ids(engine.store, rids, topic):
+        async for rid in _ids(engine.store, rids, which):
             await asyncio.sleep(next_at - asyncio.get_running_loop().time())
             next_at = max(next_at + pause, asyncio.get_running_loop().time())
             try:
@@ -188,12 +194,14 @@ async def _each(
     return REFUSED if refused else OK
 
 
-async def _ids(store: Store, rids: Sequence[str] | None, topic: str | None) -> AsyncIterator[str]:
+async def _ids(
+    store: Store, rids: Sequence[str] | None, which: tuple[str | None, str | None]
+) -> AsyncIterator[str]:
     if rids:
         for rid in rids:
             yield rid
         return
-    async for run in dead_letters(store, topic):
+    async for run in dead_letters(store, *which):
         yield run.rid
 
 

@@ -33,6 +33,7 @@ from everstep.steps.validator import InvalidInput, plain_json
 PREFIX = "/api/v1"
 MOST = 500  # of anything in one answer
 MOST_URGENT = 1_000_000
+PAGES = 20  # of the most each, that are gone through for one topic
 PATIENCE = 30.0  # seconds a bulk redrive takes at most before it answers how far it got
 ACTIONS = ("cancel", "pause", "resume", "redrive", "redrive_new", "discard")
 _LABELS = {status.label: int(status) for status in Status}
@@ -174,18 +175,40 @@ async def _control(api: Api, rid: str, action: str, options: Mapping[str, Any]) 
 
 
 async def _page(api: Api, call: Call, statuses: Sequence[int], *, topics_only: bool) -> Any:
-    limit = call.number("limit", 50, most=MOST) or 50
-    runs = await api.engine.store.runs(
+    found, further = await _runs(
+        api,
+        topic=call.query.get("topic"),
         handler=call.query.get("handler"),
         statuses=statuses,
         topics_only=topics_only,
         before=call.number("before", None, most=(1 << 63) - 1),
-        limit=limit,
+        limit=call.number("limit", 50, most=MOST) or 50,
     )
-    return {
-        "runs": [shapes.run_shape(run) for run in runs],
-        "next": runs[-1].id if len(runs) == limit else None,
-    }
+    return {"runs": [shapes.run_shape(run) for run in found], "next": further}
+
+
+async def _runs(
+    api: Api, *, topic: str | None, limit: int, before: int | None = None, **which: Any
+) -> tuple[list[Run], int | None]:
+    """
+    Some runs, and where the rest begins; None: that is all.
+
+    Stores do not look for a topic: of one topic, a bounded number of runs is
+    gone through, so that there may be fewer than *limit* and still a rest.
+    """
+    found: list[Run] = []
+    for _ in range(PAGES):
+        size = limit if topic is None else MOST
+        page = await api.engine.store.runs(before=before, limit=size, **which)
+        for run in page:
+            if topic is None or run.topic == topic:
+                found.append(run)
+                if len(found) == limit:
+                    return found, run.id
+        if len(page) < size:
+            return found, None
+        before = page[-1].id
+    return found, before
 
 
 def _statuses(call: Call) -> list[int]:
@@ -241,9 +264,12 @@ async def _dead(api: Api, rid: str) -> Run:
 
 async def _bulk(api: Api, call: Call, action: str) -> Any:
     options = call.options()
-    handler, rate, limit = options.get("handler"), options.get("rate"), options.get("limit", 100)
+    handler, topic = options.get("handler"), options.get("topic")
+    rate, limit = options.get("rate"), options.get("limit", 100)
     if handler is not None and not isinstance(handler, str):
         raise _fault("body.handler", "is the name of a Step")
+    if topic is not None and not isinstance(topic, str):
+        raise _fault("body.topic", "is the name of a topic")
     if rate is not None and (
         isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1e6
     ):
@@ -253,8 +279,8 @@ async def _bulk(api: Api, call: Call, action: str) -> Any:
     if api.redriving.locked():
         raise busy("another bulk operation is still going on")
     async with api.redriving:
-        dead = await api.engine.store.runs(
-            handler=handler, statuses=[Status.FAILED], topics_only=True, limit=limit
+        dead, _ = await _runs(
+            api, topic=topic, handler=handler, statuses=[Status.FAILED], topics_only=True, limit=limit
         )
         return await _each(api, [run.rid for run in reversed(dead)], action, rate)
 
@@ -332,9 +358,17 @@ async def enqueue(api: Api, call: Call) -> Any:
         for trigger in step.queues:
             if trigger.topic == message.topic and trigger.input is not None:
                 trigger.input.load(message.data, "data")
-    sent = await api.engine.publish(
-        message.topic, message.data, group=message.group, delay=message.delay, priority=message.priority
-    )
+    try:
+        sent = await api.engine.publish(
+            message.topic, message.data, group=message.group, delay=message.delay, priority=message.priority
+        )
+    except GroupMissing as error:
+        of = f", which {error.step} reads in order" if error.step else ""
+        raise _fault(
+            "body.group",
+            f"is missing: topic {error.topic!r} is FIFO{of}. Messages of one group are handled in order, "
+            'groups in parallel: give "group", such as "group": "o-1"',
+        ) from None
     return {"id": sent.mid, "handlers": list(sent.handlers)}
 
 

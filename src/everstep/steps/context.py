@@ -392,7 +392,8 @@ def _from_dict(message: Mapping[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
     for key in message:
         if key not in _KEYS:
             raise ConfigError(
-                f"a message has 'topic', 'data' and perhaps 'messageGroupId', not {key!r}",
+                f"a message has 'topic', 'data' and perhaps 'group' (or 'messageGroupId'), 'delay' and "
+                f"'priority', not {key!r}",
                 suggestion=did_you_mean(key, _KEYS),
             )
     if "topic" not in message:
