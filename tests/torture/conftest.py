@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.acceptance.project import Project, project_in
+from tests.acceptance.project import Project, Server, project_in
 from tests.torture.nursery import Nursery
 
 
@@ -22,3 +23,20 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]
     store = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
     with project_in(tmp_path, store=store) as project:
         yield project
+
+
+SEND = """
+    config = {"name": "Send", "triggers": [{"type": "http", "method": "POST", "path": "/send"}]}
+
+
+    async def handler(request, ctx):
+        for message in request.body["messages"]:
+            group = {"messageGroupId": message["group"]} if "group" in message else {}
+            await ctx.enqueue({"topic": request.body["topic"], "data": message, **group})
+        return {"status": 202}
+"""
+
+
+def send(server: Server, topic: str, *messages: dict[str, Any]) -> None:
+    answer = server.http.post("/send", json={"topic": topic, "messages": list(messages)})
+    assert answer.status_code == 202, answer.text

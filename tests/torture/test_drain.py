@@ -16,6 +16,7 @@ from everstep.engine.context import Context
 from everstep.engine.engine import Engine
 from everstep.store.sqlite import SqliteStore
 from tests.acceptance.project import Project
+from tests.torture.conftest import SEND, send
 from tests.torture.engines import ONE_MORE, body, done, sent, step, until, url_in, working
 
 # ---- the real server
@@ -41,9 +42,9 @@ STEPS = """
 def test_short_ones_end_and_long_ones_are_handed_on(project: Project) -> None:
     """On SIGTERM: who ends in time is done here; who does not is done by the other, once each."""
     project.write("src/held_step.py", STEPS)
+    project.write("src/send_step.py", SEND)
     one = project.serve(env={"EVERSTEP_DRAIN": "3s", "EVERSTEP_LEASE": "600s"})
-    for n, until_ in enumerate(["soon", "late", "soon", "late"]):
-        project.cli("enqueue", "held", f'{{"n": {n}, "until": "{until_}"}}')
+    send(one, "held", *({"n": n, "until": ("soon", "late")[n % 2]} for n in range(4)))
     for n in range(4):
         project.wait_for_note(f"began {n}")
     two = project.serve(env={"EVERSTEP_LEASE": "600s"})
@@ -81,9 +82,10 @@ DELAYED = """
 def test_delays_and_retries_survive_a_restart_and_a_kill(project: Project) -> None:
     """A message sent for later, and one that waits for its next attempt, come in their time."""
     project.write("src/work_step.py", DELAYED)
+    project.write("src/send_step.py", SEND)
     one = project.serve()
     project.cli("enqueue", "work", '{"n": 1}', "--delay", "2s")
-    project.cli("enqueue", "work", '{"n": 2, "fail": true}')
+    send(one, "work", {"n": 2, "fail": True})
     project.wait_for_note("ran 2 1")
 
     one.kill9()
@@ -91,7 +93,12 @@ def test_delays_and_retries_survive_a_restart_and_a_kill(project: Project) -> No
 
     project.wait_for_note("ran 1 1")
     project.wait_for_note("ran 2 2")
-    assert sorted(project.ledger()) == ["ran 1 1", "ran 2 1", "ran 2 2"]
+    assert project.ledger().count("ran 1 1") == 1
+    assert set(project.ledger()) == {
+        "ran 1 1",
+        "ran 2 1",
+        "ran 2 2",
+    }  # the first attempt may have been cut short
 
 
 # ---- an engine in this process

@@ -9,19 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.project import Project, Server, eventually
+from tests.acceptance.project import Project, eventually
+from tests.torture.conftest import SEND, send
 
 FOREVER = "600s"  # a lease nobody can be waiting for here
-SEND = """
-    config = {"name": "Send", "triggers": [{"type": "http", "method": "POST", "path": "/send"}]}
-
-
-    async def handler(request, ctx):
-        for message in request.body["messages"]:
-            group = {"messageGroupId": message["group"]} if "group" in message else {}
-            await ctx.enqueue({"topic": request.body["topic"], "data": message, **group})
-        return {"status": 202}
-"""
 WORK = """
     import asyncio, os
     from ledger import note
@@ -92,11 +83,6 @@ HELD_CALL = """
         await ctx.enqueue({"topic": "charged", "data": {"by": by}})
         note("ended", os.getpid())
 """
-
-
-def send(server: Server, topic: str, *messages: dict[str, Any]) -> None:
-    answer = server.http.post("/send", json={"topic": topic, "messages": list(messages)})
-    assert answer.status_code == 202, answer.text
 
 
 def state(project: Project, group: str, key: str) -> Any:

@@ -64,6 +64,7 @@ class Worker:
         self._drives: dict[int, Drive] = {}
         self._rids: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._errands: set[asyncio.Task[None]] = set()  # short questions to the store
         self._parked: OrderedDict[int, Turn] = OrderedDict()
         self._slots = Slots(settings.concurrency, registry)
         self._maybe: set[str] = set()  # handlers that may have ready runs
@@ -131,6 +132,7 @@ class Worker:
         if self._timer is not None:
             self._timer.cancel()
         await self.committer.stop()
+        await self._no_errands()
         if self.committer.worker is not None:
             try:
                 await self.store.retire(self.committer.worker)
@@ -144,10 +146,18 @@ class Worker:
         """Take down what a failed `start` had put up."""
         for loop in self._loops:
             loop.cancel()
-        await asyncio.gather(*self._loops, *self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self._no_errands()
         if self._timer is not None:
             self._timer.cancel()
         self._bell.close()
+
+    async def _no_errands(self) -> None:
+        """Nobody asks the store any more when it is closed."""
+        while self._errands:
+            for errand in self._errands:
+                errand.cancel()
+            await asyncio.gather(*self._errands, return_exceptions=True)
 
     async def _idle_within(self, seconds: float) -> bool:
         try:
@@ -396,8 +406,8 @@ class Worker:
                 self.store_lost(error)
 
         task = asyncio.create_task(quietly())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
 
     # ---- other processes
 
