@@ -4,7 +4,6 @@ import asyncio
 import functools
 import threading
 import time
-from datetime import date
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from everstep.core.batch import Asked, Release
 from everstep.core.failure import decode_error
 from everstep.core.retry import Retry
-from everstep.engine.calls import Function, attempt, function_of
+from everstep.engine.calls import attempt
 from everstep.engine.context import Context
 from everstep.engine.turn import TurnEnd
 from everstep.errors import ConfigError, ContextClosed, RetryableError, StepFailed
@@ -120,9 +119,6 @@ async def test_a_function_that_raises_stop_iteration_does_not_hang() -> None:
     assert await result_of(body) == "RuntimeError"
 
 
-# ---- what is known of them
-
-
 async def tick() -> None:
     """Does nothing."""
 
@@ -133,88 +129,6 @@ async def double(n: int) -> int:
 
 def plain(a: int, b: int) -> int:
     return a + b
-
-
-class Client:
-    """Has methods, and is called itself."""
-
-    async def fetch(self) -> int:
-        return 1
-
-    async def __call__(self) -> int:
-        return 2
-
-
-def test_a_function_is_known_by_its_name() -> None:
-    """Functions, methods, partials, callable objects, classes, builtins."""
-    names = [
-        Function(fn).name for fn in (tick, Client().fetch, functools.partial(plain, 1), Client(), Client, len)
-    ]
-
-    assert names == ["tick", "fetch", "plain", "Client", "Client", "len"]
-    assert [Function(fn).is_async for fn in (tick, Client().fetch, Client(), Client, plain)] == [True] * 3 + [
-        False
-    ] * 2
-
-
-def test_what_is_known_of_a_function_is_kept_as_long_as_it_lives() -> None:
-    """And goes with it, so that another at its place is not taken for it."""
-
-    def made(n: int) -> Any:
-        async def inner() -> int:
-            return n
-
-        return inner
-
-    one = made(1)
-    assert function_of(one) is function_of(one)
-    first = function_of(one)
-    del one
-    assert function_of(made(2)) is not first
-
-
-async def test_answers_come_back_as_their_declared_type() -> None:
-    """On the first pass as on replay."""
-    seen: list[Any] = []
-
-    async def today() -> date:
-        return date(2030, 1, 2)
-
-    async def pair() -> tuple[int, str]:
-        return 1, "a"
-
-    async def body(ctx: Context, _: Any) -> None:
-        seen.append([await ctx.run(today), await ctx.run(pair), await ctx.run(dict)])
-
-    world = World(body)
-    await ended(world)
-    world.drive, world.end = None, None
-    await world.go()
-
-    assert seen[0] == seen[1] == [date(2030, 1, 2), (1, "a"), {}]
-    assert type(seen[0][1]) is tuple
-
-
-async def test_arguments_are_compared_except_those_of_closures() -> None:
-    """A closure holds what nobody can see; its calls have no fingerprint."""
-    hidden = 3
-
-    async def closure(n: int) -> int:
-        return n + hidden
-
-    async def body(ctx: Context, _: Any) -> None:
-        await ctx.run(double, 1)
-        await ctx.run(double, 2)
-        await ctx.run(closure, 1)
-        await ctx.run(functools.partial(double, 1))
-
-    world = World(body)
-    await world.to_the_end()
-    prints = [entry.fp for entry in world.journal.values()]
-
-    assert prints[0] != prints[1]
-    assert prints[2] == 0
-    assert prints[3] not in (0, prints[1])
 
 
 # ---- failing
@@ -419,6 +333,27 @@ async def test_an_abandoned_call_is_not_tried_again() -> None:
 
     assert await world.to_the_end() == "late"
     assert sorted((e.kind, e.seq or 0) for e in world.journal.values()) == [("run", 0), ("timer", 1)]
+
+
+async def test_a_call_abandoned_between_two_attempts_has_had_its_last() -> None:
+    """The run does not wait for an attempt that nobody wants."""
+
+    async def fails() -> None:
+        raise ConnectionError("refused")
+
+    async def body(ctx: Context, _: Any) -> str:
+        try:
+            async with asyncio.timeout(0.5):
+                await ctx.run(fails, retry=Retry(delay="1h", max_delay="1h"))
+        except TimeoutError:
+            return "late"
+        return ""
+
+    world = World(body)
+
+    assert await world.to_the_end() == "late"
+    assert [(e.kind, e.seq) for e in world.journal.values()] == [("timer", 1), ("run", None)]
+    assert await world.replay() == "late"
 
 
 async def test_a_drain_does_not_wait_for_the_next_attempt() -> None:

@@ -297,6 +297,66 @@ async def perform(call: Call, reports: Reports) -> None:
         reports.broke(defect)
 
 
+class Running:
+    """
+    The calls of one turn that are under way, or between two attempts.
+
+    Args:
+        scope: What comes before the address in their idempotency keys.
+        reports: Who hears how they went.
+    """
+
+    __slots__ = ("_calls", "_pausing", "_reports", "_scope")
+
+    def __init__(self, scope: str, reports: Reports) -> None:
+        self._scope = scope
+        self._reports = reports
+        self._calls: set[Call] = set()
+        self._pausing: dict[Call, BaseException] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def begin(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
+        """Call its function, on the process's loop."""
+        call.scope = self._scope
+        self._calls.add(call)
+        # Not loop.create_task: this is made for each call, and nobody's factory should see it.
+        call.task = asyncio.Task(perform(call, self._reports), loop=loop, context=call.context)
+
+    def ended(self, call: Call) -> None:
+        """It answered, or failed for good."""
+        self._calls.discard(call)
+        self._pausing.pop(call, None)
+        call.let_go()
+
+    def pauses(self, call: Call, error: BaseException) -> None:
+        """It failed, and will be tried again after a while."""
+        self._pausing[call] = error
+
+    def give_up_pauses(self, *, wanted_too: bool) -> list[Call]:
+        """Make no other attempt of calls between two; answers those nobody wanted any more, as failed."""
+        given_up: list[Call] = []
+        if not self._pausing:
+            return given_up
+        for call, error in list(self._pausing.items()):
+            wanted = call.wanted()
+            if call.pausing and (wanted_too or not wanted):
+                call.stop()
+                self.ended(call)
+                if not wanted:
+                    call.fail(call.gave_up(error))
+                    given_up.append(call)
+        return given_up
+
+    def stop(self) -> None:
+        """Cancel them all; nobody hears how they went."""
+        for call in self._calls:
+            call.stop()
+        self._calls.clear()
+        self._pausing.clear()
+
+
 async def _within_its_time(call: Call) -> Any:
     if call.timeout is None:
         return await _elsewhere(call)

@@ -4,8 +4,8 @@ The body runs on a loop of its own (`body`); its functions run on the process's
 loop.  What finished is queued; whenever no batch of this run is in flight, all
 of it becomes one batch, and once that is durable the body is handed the
 answers one at a time, in the order of their `seq`.  The hot path is callbacks
-only: `finished -> _send -> _landed -> hand_over -> _begin``; the coroutine
-`drive` sleeps until there is nothing in flight.
+only (``succeeded, _send, _landed, hand_over, _begin``); the coroutine `drive`
+sleeps until there is nothing in flight.
 
 Floor 3.  May import: store.base, core, floor 0.  Imported by: engine.worker.
 """
@@ -22,7 +22,7 @@ from everstep.core.failure import encode_error
 from everstep.core.journal import Entry
 from everstep.engine import faults
 from everstep.engine.body import FAR, Body, ending
-from everstep.engine.calls import Call, perform
+from everstep.engine.calls import Call, Running
 from everstep.engine.context import Context
 from everstep.engine.operations import LoopTimer, Operation, PromiseWait, Sleep
 from everstep.engine.promises import Promises
@@ -73,7 +73,6 @@ class Turn:
 
     def __init__(self, host: Host, run: Run, handler: Handler, *, accept_args: bool = False) -> None:
         self.run = run
-        self._scope = f"{run.rid}+{run.generation}" if run.generation else run.rid
         self._host = host
         self._handler = handler
         self._accept_args = accept_args
@@ -83,7 +82,7 @@ class Turn:
         self._count = 0  # entries of this generation
         self._seq = 0  # of the last entry that has one
         self._at = 0  # time of the last entry
-        self._running: set[Call] = set()
+        self._running = Running(f"{run.rid}+{run.generation}" if run.generation else run.rid, self)
         self._finished: list[Operation] = []  # waits for the batch in flight to land
         self._flight: list[Operation] | None = None  # to be handed over when it has
         self._timers = Timers(host, self._ring)
@@ -156,9 +155,7 @@ class Turn:
     def evict(self) -> None:
         """Leave memory, in the middle of whatever the body waits for (`Body.evict`)."""
         self._timers.close()
-        for call in self._running:
-            call.stop()
-        self._running.clear()
+        self._running.stop()
         if self._body is not None:
             self._body.evict()
 
@@ -233,7 +230,7 @@ class Turn:
             return
         if body.fault is None and body.done:
             body.end()
-        if body.fault is not None:
+        if body.fault is not None and self._leaving is None:
             self._set_aside(body.fault)
         if not self._running and (self._leaving is not None or body.done):
             self._close(body)
@@ -253,7 +250,7 @@ class Turn:
             return
         for op in body.begin():
             if type(op) is Call:
-                self._call(op)
+                self._running.begin(op, self._loop)
             elif isinstance(op, PromiseWait):
                 self._promises.add(op)
             elif isinstance(op, LoopTimer | Sleep):
@@ -261,18 +258,11 @@ class Turn:
 
     # ---- functions
 
-    def _call(self, call: Call) -> None:
-        call.scope = self._scope
-        self._running.add(call)
-        # Not loop.create_task: this is made for each call, and nobody's factory should see it.
-        call.task = asyncio.Task(perform(call, self), loop=self._loop, context=call.context)
-
     def succeeded(self, call: Call, result: object) -> None:
         """A function answered."""
         if self._end is not None:
             return
-        self._running.discard(call)
-        call.let_go()
+        self._running.ended(call)
         try:
             call.succeed(result)
         except Exception as error:
@@ -291,9 +281,9 @@ class Turn:
                 f"{call.name} failed; trying again",
                 {"run": self.run.rid, "attempt": call.number, "error": repr(error)},
             )
+            self._running.pauses(call, error)
             return True
-        self._running.discard(call)
-        call.let_go()
+        self._running.ended(call)
         if isinstance(error, TerminalError):
             call.fail(error)
             self._finished.append(call)
@@ -358,6 +348,7 @@ class Turn:
             assert flight is not None
             if self._leaving is None and not body.done:
                 body.hand_over(flight, self._at)
+                self._finished += self._running.give_up_pauses(wanted_too=False)
                 self._begin()
             self._advance()
         except Exception as defect:
@@ -387,9 +378,7 @@ class Turn:
         if self._leaving is not None:
             return
         self._leaving = release, end
-        for call in [call for call in self._running if call.pausing]:
-            call.stop()
-            self._running.discard(call)
+        self._finished += self._running.give_up_pauses(wanted_too=True)
 
     def _set_aside(self, error: BaseException) -> None:
         if self._leaving is None:
