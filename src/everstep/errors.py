@@ -271,16 +271,35 @@ class NotAStore(StoreError):
 class UpdateError(EverstepError):
     """An update of a value could not be applied; none of its ops was."""
 
-    def __init__(self, *, op: int, type: str, path: str, expected: str, found: str, hint: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        op: int,
+        type: str,
+        path: str,
+        expected: str,
+        found: str,
+        hint: str = "",
+        text: str = "",
+        state: tuple[str, str] | None = None,
+    ) -> None:
         self.op = op
         self.type = type
         self.path = path
         self.expected = expected
         self.found = found
+        self.hint = hint
+        self.text = text
+        self.state = state
+        where = "" if state is None else f"state {state[0]!r} {state[1]!r}: "
         at = f" at {path!r}" if path else ""
-        super().__init__(
-            f"op {op} ({type}{at}) expected {expected}, found {found}; nothing was changed.{hint}"
-        )
+        told = text or f"op {op} ({type}{at}) expected {expected}, found {found}"
+        super().__init__(f"{where}{told}; nothing was changed.{hint}")
+
+    def of(self, group: str, key: str) -> UpdateError:
+        """The same, which says whose value it is."""
+        evidence = {**self.__dict__, "state": (group, key)}
+        return UpdateError(**evidence)
 
 
 class StateChanged(EverstepError):

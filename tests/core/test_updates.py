@@ -186,7 +186,7 @@ def test_examples(value: Any, op: dict[str, Any], result: Any) -> None:
     ("op", "says"),
     [
         ({"type": "incrment", "path": "a"}, "Did you mean 'increment'?"),
-        ({"path": "a"}, "type to be one of"),
+        ({"path": "a"}, "op 1 has no type; ops are set"),
         ({"type": "set", "path": "a"}, "expected a value"),
         ({"type": "set", "path": "a", "val": 1}, "Did you mean 'value'?"),
         ({"type": "set", "path": ["a"], "value": 1}, "path to be text"),

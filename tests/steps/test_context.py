@@ -225,6 +225,34 @@ async def test_what_state_cannot_keep_is_refused(
         assert await world.engine.store.kv_groups() == []
 
 
+WORD = [{"type": "increment", "path": "n"}]
+MISSPELT = [{"type": "incremnt", "path": "n"}]
+UNKNOWN = (
+    "op 0 is 'incremnt'; ops are set, increment, decrement, append, merge, remove; nothing was changed. "
+    "Did you mean 'increment'?"
+)
+
+
+@pytest.mark.parametrize("how", ["live", "atomic"])
+async def test_an_update_that_does_not_fit_names_the_state(how: str) -> None:
+    """Group and key, for one Step may change many; a misspelt op is told what was meant."""
+
+    async def update(ctx: StepContext, ops: list[dict[str, Any]]) -> None:
+        if how == "live":
+            await ctx.state.update("orders", "o-1", ops)
+        else:
+            async with ctx.atomic():
+                await ctx.state.update("orders", "o-1", ops)
+
+    async with running() as world:
+        await world.engine.kv_set("orders", "o-1", b'{"n": "one"}')
+        for ops, said in ((WORD, "op 0 (increment at 'n') expected a number"), (MISSPELT, UNKNOWN)):
+            with pytest.raises(UpdateError) as refused:
+                await doing(world, lambda ctx, ops=ops: update(ctx, ops))  # type: ignore[misc]
+            assert str(refused.value).startswith(f"state 'orders' 'o-1': {said}")
+            assert refused.value.state == ("orders", "o-1")
+
+
 async def test_atomic_is_all_or_nothing() -> None:
     """What fails inside the block leaves nothing of it."""
 

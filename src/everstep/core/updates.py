@@ -4,14 +4,15 @@ All or nothing: the value given is never changed, and either every op applies
 to the copy that is returned, or an `UpdateError` names the first that does not.
 A path walks keys and list indexes: "items.0.price"; a dot in a key is "\\.".
 
-Floor 1.  May import: errors.  Imported by: core.decide, steps, http, cli.
+Floor 1.  May import: errors.  Imported by: core.decide, engine, steps, http, cli.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -128,7 +129,7 @@ def _validate(number: int, op: object) -> None:
 
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise fault(f"type to be one of {', '.join(_KINDS)}", _show(name), did_you_mean(str(name), _KINDS))
+        raise _unknown(number, name)
     if not isinstance(path, str):
         raise fault('path to be text such as "a.b.0", or "" for the whole value', _show(path))
     if len(split(path)) > _DEEPEST:
@@ -142,6 +143,30 @@ def _validate(number: int, op: object) -> None:
         raise fault("a value", "none")
     if kind.given and (expected := kind.given(op.get(kind.operand, 1))):
         raise fault(f"{kind.operand} to be {expected}", _show(op[kind.operand]))
+
+
+def _unknown(number: int, name: object) -> UpdateError:
+    ops = f"ops are {', '.join(_KINDS)}"
+    said = repr(name) if isinstance(name, str) else _show(name)
+    what = "has no type" if name is _MISSING else f"is {said}"
+    return UpdateError(
+        op=number,
+        type=str(name),
+        path="",
+        expected=ops,
+        found=_show(name),
+        hint=did_you_mean(name, _KINDS) if isinstance(name, str) else "",
+        text=f"op {number} {what}; {ops}",
+    )
+
+
+@contextmanager
+def naming(group: str, key: str) -> Iterator[None]:
+    """Let an `UpdateError` inside say whose value it is."""
+    try:
+        yield
+    except UpdateError as error:
+        raise error.of(group, key) from None
 
 
 @lru_cache(maxsize=1024)

@@ -47,7 +47,7 @@ from everstep.core.batch import (
 from everstep.core.journal import Entry
 from everstep.core.retry import Retry
 from everstep.core.updates import apply as apply_ops
-from everstep.core.updates import validate_ops
+from everstep.core.updates import naming, validate_ops
 from everstep.durations import Duration, micros
 from everstep.engine.calls import Call, perform
 from everstep.engine.committer import Committer
@@ -281,6 +281,12 @@ class Effects:
         Raises:
             UpdateError: The operations do not fit the value; nothing was changed.
         """
+        with naming(group, key):
+            return await self._update(group, key, ops)
+
+    async def _update(
+        self, group: str, key: str, ops: Sequence[Mapping[str, Any]]
+    ) -> tuple[bytes | None, bytes]:
         self._open()
         validate_ops(ops)
         entry, known = self._recall("update", _cell(group, key), _JSON.encode([dict(op) for op in ops]))
