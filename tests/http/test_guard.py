@@ -86,3 +86,9 @@ def test_names_and_addresses_of_this_machine() -> None:
     ] * 5
     assert [is_loopback(h) for h in ("", "localhosts", "127.0.0.1.evil.example", "0.0.0.0")] == [False] * 4
     assert [host_name(h) for h in ("a:1", "[::1]:1", "[::1", "")] == ["a", "::1", "", ""]
+
+
+@pytest.mark.parametrize("origin", ["http://[::1", "http://[evil]", "null", "//", ""])
+def test_an_origin_that_is_none_may_change_nothing(origin: str) -> None:
+    """It is refused like a strange one, and breaks nothing."""
+    assert status("POST", headers={"origin": origin}) == 403

@@ -69,10 +69,17 @@ def _check_loopback(headers: Mapping[str, str], client: str | None) -> None:
 
 def _check_origin(headers: Mapping[str, str]) -> None:
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+    if origin is not None and _place(origin) != headers.get("host", "").lower():
         raise Refusal(403, f"a page of {origin[:200]} may not change anything here")
     if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         raise Refusal(403, "a page of another site may not change anything here")
+
+
+def _place(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def is_loopback(host: str) -> bool:
