@@ -15,50 +15,61 @@ Floor 2.  May import: core, store.base, floor 0.  Imported by: store.postgres.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from everstep.core.batch import Batch, Due, Outcome, Publish, Refused, Run
 from everstep.core.decide import Decider, claim
 from everstep.core.snapshot import Cell, Key, Needs, Plan, Promise, Snapshot, created_at_most, needs_of
+from everstep.core.status import Status
 from everstep.store import rows
 from everstep.store.base import Claim, Committed, Subscription, WorkerRef
 from everstep.store.postgres_link import Connection, Place
 from everstep.store.queries import load
-from everstep.store.rows import BORN, MUTABLE, RUN, answered, blob_of
+from everstep.store.rows import ENTRY, MUTABLE, RUN, answered, blob_of
 
 ADOPT = 1_000  # messages that get their runs in one transaction
 _BIG = ("id", "created_at", "parent", "fp", "key_pos", "worker", "wakes", "parked_wakes")
 _TYPES = {
-    **dict.fromkeys(("rid", "handler", "topic", "trace", "key"), "text"),
-    **dict.fromkeys((*_BIG, "due_at", "started_at", "finished_at"), "bigint"),
-    **dict.fromkeys(("mode", "status", "asked"), "smallint"),
-    **dict.fromkeys(("priority", "hops", "epoch", "generation", "waits", "attempt", "claims"), "int"),
-    **dict.fromkeys(("input", "output", "error"), "bytea"),
+    **dict.fromkeys(("rid", "handler", "topic", "trace", "key", "lane", "kind", "name"), "text"),
+    **dict.fromkeys((*_BIG, "due_at", "started_at", "finished_at", "run", "seq", "at"), "bigint"),
+    **dict.fromkeys(("mode", "status", "asked", "state"), "smallint"),
+    **dict.fromkeys(("priority", "hops", "epoch", "generation", "waits", "attempt", "claims", "pos"), "int"),
+    **dict.fromkeys(("input", "output", "error", "value"), "bytea"),
 }
+_CHANGED = (*MUTABLE, "id")
+_ENTRY = ("run", "generation", *ENTRY)
 
 
-def _arrays(names: Iterable[str]) -> str:
-    return ", ".join(f"${n}::{_TYPES[column]}[]" for n, column in enumerate(names, 1))
+def _arrays(names: Sequence[str], after: int = 0) -> str:
+    return ", ".join(f"${number}::{_TYPES[name]}[]" for number, name in enumerate(names, after + 1))
 
 
-def _names(names: Iterable[str], form: str = '"{}"') -> str:
+def _names(names: Sequence[str], form: str = '"{}"') -> str:
     return ", ".join(form.format(name) for name in names)
 
 
-SQL = {
-    name: text.format(
-        run=_names(RUN),
-        found=_names(RUN, 'found."{}"'),
-        born=_names(BORN),
-        born_arrays=_arrays(BORN),
-        mutable=", ".join(f'"{c}" = u."{c}"' for c in MUTABLE),
-        mutable_arrays=_arrays((*MUTABLE, "id")),
-        mutable_names=_names((*MUTABLE, "id")),
-    )
-    if "{run}" in text or "{born}" in text or "{mutable}" in text
-    else text
-    for name, text in load("postgres").items()
+_WORDS = {
+    "{run}": _names(RUN),
+    "{found}": _names(RUN, 'found."{}"'),
+    "{run_arrays}": _arrays(RUN),
+    "{mutable}": ", ".join(f'"{c}" = u."{c}"' for c in MUTABLE),
+    "{mutable_arrays}": _arrays(_CHANGED, len(RUN)),
+    "{mutable_names}": _names(_CHANGED),
+    "{entry}": _names(_ENTRY),
+    "{entry_arrays}": _arrays(_ENTRY, len(RUN) + len(_CHANGED)),
 }
+
+
+def _complete(text: str) -> str:
+    for word, meaning in _WORDS.items():
+        text = text.replace(word, meaning)
+    return text
+
+
+SQL = {name: _complete(text) for name, text in load("postgres").items()}
+_run = attrgetter(*RUN)
 
 
 class Fenced(Exception):
@@ -73,6 +84,16 @@ class Named(NamedTuple):
     handler: str
     key: str | None
     parent: int | None
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a look without locks found."""
+
+    light: dict[int, Run] = field(default_factory=dict)
+    named: list[Named] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    due: list[int] = field(default_factory=list)
 
 
 class GroupWriter:
@@ -118,7 +139,7 @@ class GroupWriter:
             worker.epoch,
             worker.commits + 1,
             list({batch.run for batch in batches}),
-            *columns(kept.values(), 11),
+            *columns(kept.values(), len(_ENTRY)),
         )
         self.light_sent = False
         if not found:
@@ -145,8 +166,7 @@ class GroupWriter:
         heavy = [batch for batch in batches if batch.changes or batch.guards]
         light = {batch.run for batch in batches if batch.run and not batch.changes and not batch.guards}
         await self._begin(worker, publishes=any(isinstance(c, Publish) for b in heavy for c in b.changes))
-        due = await self._due(now) if wanted is not None else []
-        snapshot = await self._snapshot([*heavy, *due], light, worker)
+        snapshot, due = await self._snapshot(heavy, light, worker, now if wanted is not None else None)
         decider = Decider(snapshot, worker.id if worker is not None else None, now)
         for batch in due:
             decider.decide(batch)
@@ -184,25 +204,29 @@ class GroupWriter:
         found: bool = await self._db.fetchval(SQL["any_work"], list(wanted.handlers), now)
         return found
 
-    async def _due(self, now: int) -> list[Batch]:
-        found = await self._db.fetch(SQL["due_runs"], now, self._place.key("promote"))
-        return [Batch(changes=[Due(row[0])]) for row in found]
-
     # ---- locking and reading what must be known
 
-    async def _snapshot(self, heavy: Sequence[Batch], light: set[int], worker: WorkerRef | None) -> Snapshot:
+    async def _snapshot(
+        self, heavy: Sequence[Batch], light: set[int], worker: WorkerRef | None, now: int | None
+    ) -> tuple[Snapshot, list[Batch]]:
+        """What must be known of a group; and with *now*, what is due besides."""
         snap = Snapshot()
         self._held_keys, self._held_cells = set(), set()
         needs = needs_of(heavy)
-        if needs.topics:
-            await self._load_subscribers()
-            snap.subscribers = self._subscribers
-        await self._light(light - needs.runs, needs, snap, worker)
-        ids = await self._name(needs, snap)
+        seen = await self._look(heavy, needs, light - needs.runs, worker, now)
+        snap.subscribers = self._subscribers
+        snap.runs = seen.light
+        named = seen.named
+        due = [Batch(changes=[Due(number)]) for number in seen.due]
+        if due:  # and runs that are not light after all
+            named = named + await self._named([number for number in seen.due if number not in needs.runs])
+            needs.runs.update(seen.due)
+        needs.more(named, snap.subscribers)
         if needs.keys:
             await self._hold_keys(needs.keys, snap)
+        ids = needs.runs | {run.id for run in named}
         if ids:
-            for row in await self._db.fetch(SQL["hold_runs"], ids):
+            for row in await self._db.fetch(SQL["hold_runs"], list(ids)):
                 run = Run(*row)
                 snap.runs[run.id] = run
                 snap.rids[run.rid] = run
@@ -211,33 +235,51 @@ class GroupWriter:
         if promises:
             for row in await self._db.fetch(SQL["settled"], *columns(promises, 2)):
                 snap.promises[row[0], row[1]] = Promise(*row)
-        most = created_at_most(heavy, snap.subscribers)
-        if most:
-            snap.new_ids = iter([row[0] for row in await self._db.fetch(SQL["new_ids"], most)])
-        return snap
+        more = created_at_most(heavy, snap.subscribers) - len(seen.ids)
+        if more > 0:
+            seen.ids += [row[0] for row in await self._db.fetch(SQL["new_ids"], more)]
+        snap.new_ids = iter(seen.ids)
+        return snap, due
 
-    async def _light(self, light: set[int], needs: Needs, snap: Snapshot, worker: WorkerRef | None) -> None:
-        """Of a run that only adds entries, what its guard asks about is enough."""
-        needs.runs |= light
-        if worker is None or not light:
-            return
-        for number, epoch, status, claims, generation in await self._db.fetch(
-            SQL["light_runs"], list(light), worker.id
+    async def _look(
+        self, heavy: Sequence[Batch], needs: Needs, light: set[int], worker: WorkerRef | None, now: int | None
+    ) -> Seen:
+        """Read, without locks, what leads to the rows to lock."""
+        if worker is None:
+            needs.runs |= light
+            light = set()
+        seen = Seen()
+        for kind, number, a, b, c, rid, handler, key in await self._db.fetch(
+            SQL["look"],
+            list(light),
+            worker.id if worker is not None else 0,
+            list(needs.runs),
+            list(needs.rids),
+            created_at_most(heavy, self._subscribers),
+            now,
+            self._place.key("promote"),
         ):
-            if claims <= 1:  # otherwise it will be written back
-                needs.runs.discard(number)
-                snap.runs[number] = Run(
-                    number, "", "", 0, status, b"", 0, epoch=epoch, claims=claims, generation=generation
+            if kind == 1 and b <= 1:  # more claims than one will be written back
+                seen.light[number] = Run(
+                    number, "", "", 0, Status.RUNNING, b"", 0, epoch=a, claims=b, generation=c
                 )
+            elif kind == 2:
+                seen.named.append(Named(number, rid, handler, key, a))
+            elif kind == 3:
+                seen.ids.append(number)
+            elif kind == 4:
+                seen.due.append(number)
+            elif kind == 5 and needs.topics and number != self._subscribers_version:
+                await self._load_subscribers(number)
+        others = light - seen.light.keys()
+        if others:
+            seen.named += await self._named(list(others))
+            needs.runs |= others
+        return seen
 
-    async def _name(self, needs: Needs, snap: Snapshot) -> list[int]:
-        """Find the rows of what is named, and what follows from them; answers the runs to lock."""
-        named: list[Named] = []
-        if needs.runs or needs.rids:
-            found = await self._db.fetch(SQL["names"], list(needs.runs), list(needs.rids))
-            named = [Named(*row) for row in found]
-        needs.more(named, snap.subscribers)
-        return list(needs.runs | {run.id for run in named})
+    async def _named(self, numbers: list[int]) -> list[Named]:
+        found = await self._db.fetch(SQL["look"], [], 0, numbers, [], 0, None, 0)
+        return [Named(row[1], row[5], row[6], row[7], row[2]) for row in found if row[0] == 2]
 
     async def _hold_keys(self, names: set[tuple[str, str]], snap: Snapshot) -> None:
         listed = columns(names, 2)
@@ -269,10 +311,7 @@ class GroupWriter:
                 if value is None and grp in snap.groups:
                     snap.groups[grp] -= {key}
 
-    async def _load_subscribers(self) -> None:
-        version: int = await self._db.fetchval(SQL["subscriptions_version"])
-        if version == self._subscribers_version:
-            return
+    async def _load_subscribers(self, version: int) -> None:
         found: dict[str, list[Subscription]] = {}
         for row in await self._db.fetch(SQL["subscriptions"]):
             found.setdefault(row[0], []).append(Subscription(*row))
@@ -283,14 +322,16 @@ class GroupWriter:
 
     async def _write(self, plan: Plan, snap: Snapshot, now: int) -> None:
         db = self._db
-        if plan.created:
-            await db.execute(SQL["insert_runs"], *columns(map(rows.born, plan.created), len(BORN)))
-        if plan.changed:
-            changed = map(rows.mutable, plan.changed.values())
-            await db.execute(SQL["update_runs"], *columns(changed, len(MUTABLE) + 1))
-        if plan.entries:
+        if plan.created or plan.changed or plan.entries:
+            born = {run.id for run in plan.created}
+            changed = [run for run in plan.changed.values() if run.id not in born]
             last = {(run, gen, e.lane, e.pos): (run, gen, *rows.entry(e)) for run, gen, e in plan.entries}
-            await db.execute(SQL["insert_entries"], *columns(last.values(), 11))
+            await db.execute(
+                SQL["write"],
+                *columns(map(_run, plan.created), len(RUN)),
+                *columns(map(rows.mutable, changed), len(_CHANGED)),
+                *columns(last.values(), len(_ENTRY)),
+            )
         if plan.promises:
             settled = [(p.run, p.name, p.state, p.value, p.by, p.at) for p in plan.promises]
             await db.execute(SQL["insert_promises"], *columns(settled, 6))
@@ -364,7 +405,7 @@ class GroupWriter:
         for _, mid, topic, data, group, delay, priority, hops, trace, at in waiting:
             rest = None if delay is None else max(0, at + delay - now)
             batches.append(Batch(changes=[Publish(mid, topic, data, group, rest, priority, hops, trace)]))
-        snapshot = await self._snapshot(batches, set(), None)
+        snapshot, _ = await self._snapshot(batches, set(), None, None)
         decider = Decider(snapshot, None, now)
         outcomes = [decider.decide(batch) for batch in batches]
         # One without a group, now that a FIFO Step subscribed, stays where people see it.

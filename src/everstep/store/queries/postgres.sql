@@ -2,11 +2,6 @@
 -- LATERAL (... OFFSET 0) leaves the planner no other order, whatever it believes
 -- about tables it saw empty, and `ctid` takes an UPDATE to the row that was found.
 
--- fence --
--- Number this worker's commit.  No row: somebody declared it dead, or this very
--- commit was already made by a try whose answer was lost.
-UPDATE worker SET commits = $3 WHERE id = $1 AND epoch = $2 AND commits = $3 - 1 RETURNING id
-
 -- light_group --
 -- A group of nothing but entries, in one statement.  A run that is running for
 -- this worker can change hands only under the lock of the worker's row, which
@@ -36,11 +31,30 @@ WITH fence AS (
 )
 SELECT ours.id, ours.epoch FROM fence LEFT JOIN ours ON true
 
--- names --
--- What never changes of the runs a group names: enough to know what to lock.
-SELECT id, rid, handler, key, parent FROM run WHERE id = ANY($1::bigint[])
+-- look --
+-- All that need not be locked, in one round trip: 1, runs that are running for this
+-- worker and only add entries (see `light_group`); 2, what never changes of the runs
+-- a group names; 3, ids for new runs; 4, runs that are due, longest overdue first,
+-- for one worker at a time; 5, the version of the subscriptions.
+SELECT 1 AS kind, r.id, r.epoch::bigint, r.claims::bigint, r.generation::bigint,
+       NULL::text AS rid, NULL::text AS handler, NULL::text AS key
+FROM unnest($1::bigint[]) n
+CROSS JOIN LATERAL (SELECT id, epoch, claims, generation, status, worker FROM run WHERE id = n OFFSET 0) r
+WHERE r.status = 3 AND r.worker = $2
 UNION ALL
-SELECT id, rid, handler, key, parent FROM run WHERE rid = ANY($2::text[]) AND NOT id = ANY($1::bigint[])
+SELECT 2, id, parent, NULL, NULL, rid, handler, key FROM run WHERE id = ANY($3::bigint[])
+UNION ALL
+SELECT 2, id, parent, NULL, NULL, rid, handler, key FROM run WHERE rid = ANY($4::text[]) AND NOT id = ANY($3::bigint[])
+UNION ALL
+SELECT 3, nextval('run_id'), NULL, NULL, NULL, NULL, NULL, NULL FROM generate_series(1, $5::int)
+UNION ALL
+SELECT 4, due.id, NULL, NULL, NULL, NULL, NULL, NULL FROM (
+    SELECT id FROM run
+    WHERE (SELECT CASE WHEN $6::bigint IS NULL THEN false ELSE pg_try_advisory_xact_lock($7) END)
+    AND due_at <= $6 ORDER BY due_at LIMIT 1000
+) due
+UNION ALL
+SELECT 5, value, NULL, NULL, NULL, NULL, NULL, NULL FROM fact WHERE name = 'subscriptions'
 
 -- hold_keys --
 -- Lock the rows of these keys, in order, making those that are not there.
@@ -73,33 +87,27 @@ CROSS JOIN LATERAL (SELECT * FROM promise WHERE run = n.run AND name = n.name OF
 
 -- light_runs --
 -- Of runs that only add entries; not locked, see `light_group`.
-SELECT id, epoch, status, claims, generation FROM run
-WHERE id = ANY($1::bigint[]) AND worker = $2 AND status = 3
+SELECT id, epoch FROM run WHERE id = ANY($1::bigint[]) AND worker = $2 AND status = 3
 
 -- new_ids --
 SELECT nextval('run_id') FROM generate_series(1, $1::int)
 
--- due_runs --
--- Scheduled and parked runs whose time has come, longest overdue first; for one
--- worker at a time, others have nothing to promote meanwhile.
-SELECT id FROM run WHERE (SELECT pg_try_advisory_xact_lock($2)) AND due_at <= $1 ORDER BY due_at LIMIT 1000
-
--- insert_runs --
-INSERT INTO run ({born}) SELECT * FROM unnest({born_arrays})
-
--- update_runs --
-UPDATE run SET {mutable} FROM (
-    SELECT u.*, r.ctid AS place FROM unnest({mutable_arrays}) u ({mutable_names})
-    CROSS JOIN LATERAL (SELECT ctid FROM run WHERE id = u.id OFFSET 0) r
-) u WHERE run.ctid = u.place
-
--- insert_entries --
-INSERT INTO entry (run, generation, lane, pos, kind, name, fp, seq, at, state, value)
-SELECT * FROM unnest($1::bigint[], $2::int[], $3::text[], $4::int[], $5::text[], $6::text[], $7::bigint[],
-                     $8::bigint[], $9::bigint[], $10::smallint[], $11::bytea[])
-ON CONFLICT (run, generation, lane, pos) DO UPDATE
-SET (kind, name, fp, seq, at, state, value)
-  = (excluded.kind, excluded.name, excluded.fp, excluded.seq, excluded.at, excluded.state, excluded.value)
+-- write --
+-- New runs, changed runs and entries, in one round trip.
+WITH born AS (
+    INSERT INTO run ({run}) SELECT * FROM unnest({run_arrays})
+), changed AS (
+    UPDATE run SET {mutable} FROM (
+        SELECT u.*, r.ctid AS place FROM unnest({mutable_arrays}) u ({mutable_names})
+        CROSS JOIN LATERAL (SELECT ctid FROM run WHERE id = u.id OFFSET 0) r
+    ) u WHERE run.ctid = u.place
+), kept AS (
+    INSERT INTO entry ({entry}) SELECT * FROM unnest({entry_arrays})
+    ON CONFLICT (run, generation, lane, pos) DO UPDATE
+    SET (kind, name, fp, seq, at, state, value)
+      = (excluded.kind, excluded.name, excluded.fp, excluded.seq, excluded.at, excluded.state, excluded.value)
+)
+SELECT 1
 
 -- insert_promises --
 INSERT INTO promise (run, name, state, value, "by", at)
@@ -293,9 +301,6 @@ SELECT grp, count(*) FROM kv GROUP BY grp ORDER BY grp
 
 -- subscriptions --
 SELECT topic, handler, fifo, delay FROM subscription ORDER BY topic, handler
-
--- subscriptions_version --
-SELECT value FROM fact WHERE name = 'subscriptions'
 
 -- subscribe --
 INSERT INTO subscription SELECT * FROM unnest($1::text[], $2::text[], $3::boolean[], $4::bigint[])
