@@ -189,7 +189,7 @@ class Engine:
             attach=attach,
         )
         begun: Begun = await self._one(change, 256 + len(input))
-        if begun.created and begun.run.status == Status.RUNNING:
+        if here and begun.created and begun.run.status == Status.RUNNING:
             worker.take(begun.run)
         else:
             await self._ring()

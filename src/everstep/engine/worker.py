@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from everstep.clock import Clock
-from everstep.core.batch import Asked, Batch, Mode, Outcome, Release, Run, Unknown
+from everstep.core.batch import Asked, Batch, Mode, Outcome, Publish, Release, Run, Unknown
 from everstep.core.failure import encode_error
 from everstep.core.status import Status
 from everstep.engine.attempt import AttemptRun
@@ -67,6 +67,7 @@ class Worker:
         self._errands: set[asyncio.Task[None]] = set()  # short questions to the store
         self._parked: OrderedDict[int, Turn] = OrderedDict()
         self._slots = Slots(settings.concurrency, registry)
+        self._readers: dict[str, set[str]] = {}  # topic -> handlers here that get its messages
         self._maybe: set[str] = set()  # handlers that may have ready runs
         self._look = False  # something may have fallen due
         self._news = False  # somebody rang since the claim in flight was made
@@ -86,6 +87,8 @@ class Worker:
         await self._bell.hang(self._rung)
         handlers = self.registry.names if work else ()
         if work:
+            for sub in self.registry.subscriptions:
+                self._readers.setdefault(sub.topic, set()).add(sub.handler)
             await self.store.subscribe(self.registry.subscriptions, handlers)
         self.committer.worker = await self.store.register(
             self.name, self._bell.address if work else "", handlers
@@ -216,7 +219,11 @@ class Worker:
         free = self._slots.free
         if not self._working or self._draining or self.lost or free <= 0:
             return None
-        handlers = {name: room for name in self._maybe if (room := self.room(name)) > 0}
+        names = self._maybe
+        if self._readers and batches:  # who reads what is published here is claimed in the same commit
+            topics = {c.topic for batch in batches for c in batch.changes if type(c) is Publish}
+            names = names.union(*(self._readers.get(topic, ()) for topic in topics))
+        handlers = {name: room for name in names if (room := self.room(name)) > 0}
         if not handlers and not self._look:
             return None
         self._look = self._news = False
@@ -224,12 +231,9 @@ class Worker:
 
     def committed(self, done: Committed, wanted: Claim | None) -> None:
         """Start what was claimed; know what may be ready; ring for what we cannot take."""
-        if done.claimed:
-            claimed = Counter(run.handler for run in done.claimed)
-            for run in done.claimed:
-                self.take(run)
-        else:
-            claimed = Counter()
+        claimed = Counter(run.handler for run in done.claimed)
+        for run in done.claimed:
+            self.take(run)
         if wanted is not None and not self._news:
             for name, room in wanted.handlers.items():
                 if claimed[name] < room and sum(claimed.values()) < wanted.total:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import itertools
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from heapq import nsmallest
 
 from everstep.core.batch import Batch, Due, Outcome, Publish, Refused, Run
-from everstep.core.decide import Decider, claim
+from everstep.core.decide import Decider, claim, claim_born, still_ready
 from everstep.core.snapshot import Cell, Key, Needs, Plan, Promise, Snapshot, needs_of
+from everstep.core.status import Status
 from everstep.store import rows
 from everstep.store.base import Claim, Committed, Subscription, WorkerRef
 from everstep.store.queries import load
@@ -93,10 +95,14 @@ class GroupWriter:
             decider.decide(batch)
         outcomes: list[Outcome] = [decider.decide(batch) for batch in batches]
         plan = decider.plan
-        self._write(plan, snapshot, now)
         claimed: list[Run] = []
         if wanted is not None and worker is not None:
-            claimed = self._claim(worker, wanted, now)
+            claimed = claim_born(plan, worker.id, self._nobody_waits(plan, wanted), wanted.total, now)
+            wanted = _less(wanted, claimed)
+            plan.ready -= {run.handler for run in claimed} - still_ready(plan)
+        self._write(plan, snapshot, now)
+        if wanted is not None and worker is not None:
+            claimed += self._claim(worker, wanted, now)
         return decider, Committed(outcomes, claimed, plan.ready, plan.ended, plan.asked, plan.due)
 
     def _due(self, now: int) -> list[Batch]:
@@ -235,6 +241,13 @@ class GroupWriter:
 
     # ---- claiming
 
+    def _nobody_waits(self, plan: Plan, wanted: Claim) -> dict[str, int]:
+        """The handlers of new runs that may be claimed before they are written: none is ready before them."""
+        born = {run.handler for run in plan.created if run.status == Status.READY}
+        born -= {run.handler for run in plan.changed.values() if run.status == Status.READY}
+        rooms = {name: room for name in born if (room := wanted.handlers.get(name, 0)) > 0}
+        return {n: r for n, r in rooms.items() if not self._db.execute(SQL["ready_runs"], (n, 1)).fetchall()}
+
     def _claim(self, worker: WorkerRef, wanted: Claim, now: int) -> list[Run]:
         """The most urgent, then the oldest, over all handlers that have room."""
         db = self._db
@@ -280,3 +293,11 @@ class GroupWriter:
         db.executemany("DELETE FROM unrouted WHERE id = ?", adopted)
         last: int = waiting[-1][0]
         return last
+
+
+def _less(wanted: Claim, claimed: Sequence[Run]) -> Claim:
+    """What is still wanted after some were claimed."""
+    if not claimed:
+        return wanted
+    taken = Counter(run.handler for run in claimed)
+    return Claim(wanted.total - len(claimed), {n: room - taken[n] for n, room in wanted.handlers.items()})
