@@ -50,6 +50,7 @@ def test_dev_prints_each_step_and_serves_them(project: Project) -> None:
     assert "[CREATED] Step (Queue) src/jobs/work_step.py  work\n" in server.out
     assert "[CREATED] Flow greetings (2 Steps)\n" in server.out
     assert server.url in server.out
+    assert f"Docs     {server.url}/docs\n" in server.out
 
 
 def test_a_broken_file_is_reported_and_the_others_are_served(project: Project) -> None:

@@ -218,7 +218,9 @@ def test_a_step_that_cannot_be_used_stops_the_start(project: Project) -> None:
         ("problem", "src/broken_step.py"),
         ("problem", "src/twin_step.py"),
     ]
-    assert "src/broken_step.py" in ran.err
+    log = [json.loads(line) for line in ran.err.splitlines()]
+    assert [line["file"] for line in log[:2]] == ["src/broken_step.py", "src/twin_step.py"]
+    assert log[-1]["message"] == "2 Steps cannot be used; nothing was started"
 
 
 def test_a_wrong_setting_stops_the_start(project: Project) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from everstep.cli.listing import Listed, Listing, Trouble, change_line, changes, problem_lines
+from everstep.cli.listing import Listed, Listing, Trouble, change_line, changes, flow_line, problem_lines
 from everstep.steps.discover import discover
 
 HELLO = Listed("Hello", "Http", "src/hello_step.py", 1, ("GET /hello",), ("greetings",), "aa")
@@ -35,6 +35,8 @@ def test_lines_are_as_people_know_them() -> None:
     problem = Trouble("src/x_step.py", 3, "trigger 1 is 'quue'", "Did you mean 'queue'?")
 
     assert change_line("[CREATED]", WORK).plain == "[CREATED] Step (Queue) src/work_step.py  work"
+    assert flow_line("orders", 1).plain == "[CREATED] Flow orders (1 Step)"
+    assert flow_line("orders", 2).plain == "[CREATED] Flow orders (2 Steps)"
     told = problem_lines(problem).plain
     assert told == "[PROBLEM] src/x_step.py:3: trigger 1 is 'quue'\n          Did you mean 'queue'?"
 

@@ -126,3 +126,8 @@ def test_help_and_version_look_for_no_store(folder: Path) -> None:
         assert ran.exit_code == 0
         assert "--json" in ran.stdout
     assert list(folder.iterdir()) == []
+
+
+def test_a_delay_that_is_none_is_told_how_delays_are_written(folder: Path) -> None:
+    """In the words of a shell: 2."""
+    fails(run("enqueue a 1 --delay 5x"), 2, "write 5m, 30s, 2h")

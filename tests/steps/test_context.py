@@ -444,3 +444,15 @@ async def test_log_lines_say_whose_they_are(caplog: pytest.LogCaptureFixture) ->
 
     [record] = [r for r in caplog.records if r.message == "hello"]
     assert record.everstep_fields == {"step": "talker", "trace": "t-9", "run": run.rid, "a": 1, "b": 2}  # type: ignore[attr-defined]
+
+
+async def test_a_block_entered_without_async_is_told_how_to_write_it() -> None:
+    """The word that is missing, in the words of the Step."""
+
+    async def forgetful(ctx: StepContext) -> None:
+        with ctx.atomic():  # type: ignore[attr-defined]
+            pass
+
+    async with running() as world:
+        with pytest.raises(TypeError, match=r"write async with ctx\.atomic"):
+            await doing(world, forgetful)

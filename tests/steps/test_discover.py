@@ -259,6 +259,13 @@ def test_steps_of_named_modules_are_found(tree: Tree) -> None:
         del sys.modules[name]
 
 
+def test_a_file_that_is_not_there_is_said(tree: Tree) -> None:
+    """In one plain sentence, and the others are found."""
+    [problem] = tree.found("nofile.py").problems
+
+    assert (problem.file, problem.reason) == ("nofile.py", "there is no file nofile.py")
+
+
 def test_a_module_can_be_asked_for_its_steps() -> None:
     """`collect` reads one module, without a project."""
     own = ModuleType("own")

@@ -186,3 +186,20 @@ def test_a_topic_needs_a_name() -> None:
     """An empty name is refused where it is written."""
     with pytest.raises(ConfigError, match="a topic needs a name"):
         Topic("", User)
+
+
+def bare(ctx: StepContext, data: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (bare, r'above bare\(\) .* write @step\(on.queue\("topic"\)\)'),
+        (on.queue, "on.queue lacks its topic"),
+        (on.post, r'on.post lacks its path; write @step\(on.post\("/orders"\)\)'),
+    ],
+)
+def test_a_decorator_without_its_trigger_is_told_how_to_write_it(given: Any, said: str) -> None:
+    """The function is named: there are many in a file."""
+    with pytest.raises(ConfigError, match=said):
+        step(given)

@@ -1,5 +1,6 @@
 """What a request brings, in our words and in Motia's."""
 
+from copy import copy
 from typing import Any
 
 import pytest
@@ -172,3 +173,12 @@ def test_a_response_comes_back_from_its_run(body: Any) -> None:
 def test_a_model_in_a_stored_response_becomes_plain_data() -> None:
     """What is stored is what was sent."""
     assert load_response(dump_response(Response(Order(total=1)))).body == {"total": 1}
+
+
+def test_a_part_that_is_not_there_is_told_what_was_meant() -> None:
+    """As an attribute too; a copy of the request is not disturbed by it."""
+    request = Request(body=1, path_params={"id": "o-1"})
+
+    with pytest.raises(AttributeError, match="Did you mean 'path_params'"):
+        _ = request.path_param  # type: ignore[attr-defined]
+    assert copy(request) == request

@@ -47,8 +47,10 @@ async def enqueue(
     data = codec_for(Any).encode(one_json(text, "JSON"), f"the message for {to}")
     try:
         pause = None if delay is None else micros(delay)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--delay") from None
+    except ValueError:
+        raise typer.BadParameter(
+            f"{delay!r} is not a duration; write 5m, 30s, 2h", param_hint="--delay"
+        ) from None
     async with acting(call, create=True) as engine:
         try:
             sent = await engine.publish(to, data, group=group, delay=pause, priority=priority)

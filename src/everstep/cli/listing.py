@@ -3,7 +3,7 @@
 A `Listing` is what the server found.  The child of `everstep dev` sends it to
 its parent, which prints it, and after a reload only what became different.
 
-Floor 8.  May import: steps.  Imported by: child, dev, start.
+Floor 8.  May import: command, steps.  Imported by: child, dev, start.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from everstep.cli.command import count
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -131,7 +133,7 @@ def flow_line(name: str, steps: int) -> Text:
     """``[CREATED] Flow order-approval (6 Steps)``."""
     from rich.text import Text
 
-    return Text.assemble((CREATED, "green"), f" Flow {name} ", (f"({steps} Steps)", "dim"))
+    return Text.assemble((CREATED, "green"), f" Flow {name} ", (f"({count(steps, 'Step')})", "dim"))
 
 
 def problem_lines(problem: Trouble) -> Text:

@@ -67,7 +67,9 @@ class Report:
             return
         out = self._call.console
         if self._first:
-            out.print(f"\n  API      {self._url}\n  OpenAPI  {self._url}/openapi.json\n", style="bold")
+            pages = {"API": "", "Docs": "/docs", "OpenAPI": "/openapi.json"}
+            listed = "\n".join(f"  {name:<7}  {self._url}{path}" for name, path in pages.items())
+            out.print(f"\n{listed}\n", style="bold")
         else:
             out.print(f"ready again at {self._url}", style="green")
         self._first = False

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from everstep.cli.command import Call, complain
-from everstep.cli.exits import CONFIG, OK
+from everstep.cli.command import Call, count
+from everstep.cli.exits import CONFIG, OK, code_of
+from everstep.log import Logger
 
 if TYPE_CHECKING:
     from everstep.app import App
@@ -48,7 +49,21 @@ def start(
 
     settings = call.settings(host=host, port=port, log=os.environ.get("EVERSTEP_LOG") or "json")
     serving.configure_logs(settings, access=access_log)
-    app, listing = app_of(settings, modules or [], Path.cwd())
+    try:
+        return _start(call, settings, modules or [])
+    except Exception as error:
+        code = code_of(error)
+        if code is None:
+            raise
+        # As a line of the log, like all before it: who reads them reads JSON.
+        Logger("everstep.start").error(str(error))
+        return code
+
+
+def _start(call: Call, settings: Settings, modules: Sequence[str]) -> int:
+    from everstep.cli import serving
+
+    app, listing = app_of(settings, modules, Path.cwd())
     if listing.problems:
         _refuse(call, listing)
         return CONFIG
@@ -56,9 +71,7 @@ def start(
     voice = _Voice(call, serving.url_of(listener), listing)
     serving.run(
         voice.around(
-            serving.serve(
-                app, listener, drain=settings.drain, serving=voice.serving, stopping=voice.stopping
-            )
+            serving.serve(app, listener, drain=settings.drain, serving=voice.serving, stopping=voice.stopping)
         )
     )
     return OK
@@ -79,8 +92,6 @@ class _Voice:
     """Says how the server fares: log lines, and with --json events on standard output."""
 
     def __init__(self, call: Call, url: str, listing: Listing) -> None:
-        from everstep.log import Logger
-
         self._call = call
         self._log = Logger("everstep.start")
         self._url = url
@@ -103,12 +114,10 @@ class _Voice:
 
 
 def _refuse(call: Call, listing: Listing) -> None:
-    from everstep.log import Logger
-
     log = Logger("everstep.start")
     for problem in listing.problems:
         fields = {"file": problem.file, "line": problem.line, "suggestion": problem.suggestion}
         log.error(problem.reason, fields)
         if call.json:
             call.document({"event": "problem", "reason": problem.reason, **fields})
-    complain(call, f"{len(listing.problems)} Steps cannot be used; nothing was started")
+    log.error(f"{count(len(listing.problems), 'Step')} cannot be used; nothing was started")

@@ -270,7 +270,7 @@ class StepContext:
         ...     await ctx.state.set("orders", order.id, {"status": "approved"})
         ...     await ctx.enqueue(approved, order)
         """
-        return self._effects.atomic()
+        return _Atomic(self._effects.atomic())
 
     def uuid(self) -> UUID:
         """A UUID that is the same on each attempt."""
@@ -346,6 +346,28 @@ class StepContext:
                 return self.is_
             hint = _LATER.get(name) or f"ctx has no {name!r}.{did_you_mean(name, _NAMES)}"
             raise AttributeError(hint, name=name, obj=self)
+
+
+class _Atomic(AbstractAsyncContextManager[None]):
+    """A block that is entered with ``async with``, and says so to who forgets it."""
+
+    __slots__ = ("_block",)
+
+    def __init__(self, block: AbstractAsyncContextManager[None]) -> None:
+        self._block = block
+
+    async def __aenter__(self) -> None:
+        await self._block.__aenter__()
+
+    async def __aexit__(self, *exc: Any) -> bool | None:
+        return await self._block.__aexit__(*exc)
+
+    if not TYPE_CHECKING:  # a checker shall refuse it too
+
+        def __enter__(self) -> None:
+            raise TypeError("ctx.atomic() is awaited in an async Step; write async with ctx.atomic():")
+
+        def __exit__(self, *exc: Any) -> None: ...
 
 
 _NAMES = [name for name in dir(StepContext) if not name.startswith("_") and name != "got"]

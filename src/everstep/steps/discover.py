@@ -113,6 +113,9 @@ class _Search:
             self.module(given, strict=False)
             return
         file = self.root / given
+        if given.endswith(".py") and not file.exists():
+            self.problem(file, None, f"there is no file {given}", suggestion="Is its name right?")
+            return
         try:
             module = project.load(file) if given.endswith(".py") else importlib.import_module(given)
         except (Exception, SystemExit) as error:

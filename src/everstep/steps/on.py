@@ -315,7 +315,7 @@ def step(
     """
     for trigger in triggers:
         if not isinstance(trigger, Trigger):
-            raise ConfigError(f"@step takes triggers, and {trigger!r} is none; write @step(on.queue(topic))")
+            raise ConfigError(_no_trigger(trigger))
     if not triggers:
         raise ConfigError("@step needs at least one trigger, such as @step(on.queue(topic))")
     if effects not in ("live", "on_success"):
@@ -348,6 +348,21 @@ def step(
         )
 
     return decorate
+
+
+def _no_trigger(given: object) -> str:
+    """What is said of something else where a trigger belongs."""
+    if given is on.queue:
+        return 'on.queue lacks its topic; write @step(on.queue("order.submitted"))'
+    if isinstance(given, _Route):
+        method = given.method.lower()
+        return f'on.{method} lacks its path; write @step(on.{method}("/orders"))'
+    if inspect.isfunction(given):
+        return (
+            f"@step stands above {given.__name__}() without what makes it run; write "
+            f'@step(on.queue("topic")) or @step(on.post("/path")) above def {given.__name__}'
+        )
+    return f"@step takes triggers, and {given!r} is none; write @step(on.queue(topic))"
 
 
 def _topics(listed: Topics) -> tuple[Enqueue, ...]:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 from typing_extensions import TypeVar
@@ -120,6 +120,12 @@ class Request(Generic[T]):
     def rawBody(self) -> bytes:
         """`raw_body`, in Motia's word."""
         return self.raw_body
+
+    if not TYPE_CHECKING:  # a checker shall refuse names that are not there
+
+        def __getattr__(self, name: str) -> Any:
+            hint = "" if name.startswith("__") else did_you_mean(name, _READABLE)
+            raise AttributeError(f"a request has no {name!r}.{hint}", name=name, obj=self)
 
     def __getitem__(self, name: str) -> Any:
         if name not in _READABLE and name not in self.__dict__:
