@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -221,6 +223,55 @@ async def test_a_lost_lifeline_is_held_again(postgres_url: str, lossy: Lossy) ->
             while not await observer.dead(row):  # noqa: ASYNC110  # the server tells nobody
                 await asyncio.sleep(0.01)
         await observer.close()
+
+
+CHILD = """
+import asyncio, sys
+from everstep.store.base import Claim
+from everstep.store.postgres import PostgresStore
+async def main():
+    store = PostgresStore(sys.argv[1])
+    await store.open()
+    me = await store.register("child", "", ["h"])
+    done = await store.commit(me, [], Claim(5, {"h": 5}))
+    print(len(done.claimed), flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+async def test_the_lock_of_a_killed_process_is_free_at_once(postgres_url: str) -> None:
+    """kill -9: others know within a moment, and take over what it held."""
+    store = PostgresStore(postgres_url)
+    await store.open()
+    await ok(store, begin("a"), begin("b"))
+    child = subprocess.Popen([sys.executable, "-c", CHILD, postgres_url], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert await asyncio.to_thread(child.stdout.readline) == "2\n"
+    [row] = await store.workers()
+    assert not await store.dead(row)
+    child.kill()
+    child.communicate()
+    async with asyncio.timeout(5):
+        while not await store.dead(row):  # noqa: ASYNC110  # the server tells nobody
+            await asyncio.sleep(0.01)
+
+    assert await store.take_over(row) == 2
+    await store.close()
+
+
+async def test_a_group_of_entries_with_a_refusal_survives_any_cut(lossy: Lossy) -> None:
+    """The refusals of such a group are looked up in a second transaction; losing that one loses nothing."""
+    wire, store, worker = lossy
+    [begun] = await ok(store, begin("a", claim=True), worker=worker)
+    for number, delivered in enumerate((False, True)):
+        wire.cut_at(b"COMMIT", delivered=delivered)
+        batches = [speak(begun.run, entries=[entry(number)]), speak(begun.run, epoch=99, entries=[entry(7)])]
+        done = await store.commit(worker, batches)
+
+        assert done.outcomes == [APPLIED, Refused("run_epoch", 1)]
+    assert wire.cuts == 2
+    assert [e.pos for e in await store.entries(begun.run.id, 0)] == [0, 1]
 
 
 # ---- telling others

@@ -148,6 +148,9 @@ class PostgresStore(PostgresReads):
                 row = await db.fetchrow("SELECT epoch, commits FROM worker WHERE id = $1", worker.id)
                 if row is None or row[0] != worker.epoch:
                     return Committed([Refused("worker_epoch", row and row[0])] * len(batches))
+                tries += 1
+                if tries >= TRIES:
+                    raise
                 worker.commits = row[1]  # an earlier commit was given up in doubt
             except REPEAT as error:
                 await roll_back(db)
@@ -164,6 +167,9 @@ class PostgresStore(PostgresReads):
                     return done
                 if losses > 1:
                     raise StoreUnavailable(str(lost)) from lost
+            except StoreUnavailable:
+                self._main.drop()  # the next connection may be to a server that takes writes
+                raise
             except BaseException:
                 await self._clear(db)
                 raise
@@ -250,6 +256,8 @@ class PostgresStore(PostgresReads):
             if writer.decided is not None:
                 worker.commits = row[0]
                 decider, done = writer.decided
+                if len(done.outcomes) != len(batches):
+                    return None  # the end of a group of entries, which may be written again
                 decider.committed()
                 return done
             if row[1] != worker.epoch:

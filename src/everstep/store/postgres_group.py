@@ -179,7 +179,8 @@ class GroupWriter:
         done = Committed(outcomes, claimed, plan.ready, plan.ended, plan.asked, plan.due)
         await self._fill(answered(done))
         self.decided = (decider, done)
-        await self._db.execute("COMMIT")
+        said = await self._db.execute("COMMIT")
+        assert said == "COMMIT", said
         self.decided = None
         decider.committed()
         return done

@@ -184,6 +184,7 @@ SELECT nextval(pg_get_serial_sequence('worker', 'id'))
 
 -- register --
 INSERT INTO worker (id, name, address, handlers, started_at) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (id) DO NOTHING
 
 -- beat --
 UPDATE worker SET beat = beat + 1 WHERE id = $1 AND epoch = $2 RETURNING id
