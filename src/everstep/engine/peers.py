@@ -2,7 +2,9 @@
 
 A worker that died is known at once, by the lock it no longer holds.  One that
 hangs is known by its counter: it stood still for a whole lease, judged on our
-own clock only; no two clocks are ever compared.
+own clock only; no two clocks are ever compared.  Only time counts in which we
+looked ourselves, and in which the store took writes: else what kept everybody
+still would make each declare the others dead.
 
 Floor 3.  May import: store.base, floor 0.  Imported by: engine.worker.
 """
@@ -16,6 +18,7 @@ from everstep.engine.doorbell import Doorbell
 from everstep.log import Logger
 from everstep.store.base import Store, WorkerRow
 
+LOOK = 1.0  # seconds between looks of one's own accord
 _SOON = 0.002  # seconds: one ring for all that became ready meanwhile
 _log = Logger("everstep.worker")
 
@@ -30,12 +33,20 @@ class Peers:
         self._lease = lease
         self._rows: list[WorkerRow] = []
         self._moved: dict[int, tuple[int, float]] = {}  # the counter of each, and when it moved
+        self._looked = clock.monotonic()
         self._soon: asyncio.TimerHandle | None = None
+
+    def begin_anew(self) -> None:
+        """Nobody could raise a counter for a while: nobody is judged by that time."""
+        self._moved.clear()
 
     async def observe(self, me: int) -> bool:
         """Look at all of them; True if runs were taken over from one that is dead or hangs."""
         self._rows = await self._store.workers()
         steady = self._clock.monotonic()
+        if steady - self._looked > 2 * LOOK + self._lease / 2:
+            self.begin_anew()  # it was us who stood still, and perhaps all the others with us
+        self._looked = steady
         alive = [row for row in self._rows if row.alive and row.id != me]
         self._moved = {row.id: self._movement(row, steady) for row in alive}
         taken = False

@@ -1,10 +1,11 @@
 """The timers of one turn: a heap, and one alarm for the earliest.
 
-Floor 3.  May import: core, floor 0.  Imported by: engine.turn.
+Floor 3.  May import: core, floor 0.  Imported by: engine.turn, engine.worker.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Protocol
@@ -27,6 +28,35 @@ class Clockwork(Protocol):
 
     def at(self, due_us: int, fn: Callable[[], None]) -> Alarm:
         """Call *fn* once the store's clock has reached *due_us*; never early."""
+
+
+LONGEST = 60.0  # seconds until the store's clock is looked at again, which may have been set
+
+
+class StoreAlarm:
+    """Calls a function once the store's clock has reached a time: never early, and not after `cancel`."""
+
+    __slots__ = ("_due", "_fn", "_handle", "_now")
+
+    def __init__(self, due_us: int, fn: Callable[[], None], now: Callable[[], int]) -> None:
+        self._due = due_us
+        self._fn = fn
+        self._now = now
+        self._handle = self._set()
+
+    def _set(self) -> asyncio.TimerHandle:
+        delay = max(0.0, (self._due - self._now()) / 1e6)
+        return asyncio.get_running_loop().call_later(min(delay, LONGEST), self._ring)
+
+    def _ring(self) -> None:
+        if self._now() < self._due:
+            self._handle = self._set()
+        else:
+            self._fn()
+
+    def cancel(self) -> None:
+        """Do not ring."""
+        self._handle.cancel()
 
 
 class Timers:

@@ -23,18 +23,18 @@ from everstep.core.status import Status
 from everstep.engine.attempt import AttemptRun
 from everstep.engine.committer import Committer, Done
 from everstep.engine.doorbell import Doorbell
-from everstep.engine.peers import Peers
+from everstep.engine.peers import LOOK, Peers
 from everstep.engine.registry import Registry
 from everstep.engine.slots import Slots
+from everstep.engine.timers import StoreAlarm
 from everstep.engine.turn import Turn, TurnEnd
 from everstep.engine.upkeep import keep_up
 from everstep.errors import EverstepError, Fenced, StoreUnavailable
 from everstep.log import Logger
 from everstep.settings import Settings
-from everstep.store.base import Claim, Committed, Store
+from everstep.store.base import Claim, Committed, Store, WorkerRef
 
 KEPT = 10_000  # parked turns that stay in memory
-LOOK = 1.0  # seconds between looks of one's own accord
 _log = Logger("everstep.worker")
 
 
@@ -60,13 +60,13 @@ class Worker:
         self.ended: Callable[[Run], None] = lambda run: None  # set by the engine: somebody may wait for it
         self.lost: str = ""  # why the store takes no writes, "" when it does
         self.repairs = 0
+        self.slots = Slots(settings.concurrency, registry)
         self._bell = Doorbell()
         self._drives: dict[int, Drive] = {}
         self._rids: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._errands: set[asyncio.Task[None]] = set()  # short questions to the store
         self._parked: OrderedDict[int, Turn] = OrderedDict()
-        self._slots = Slots(settings.concurrency, registry)
         self._readers: dict[str, set[str]] = {}  # topic -> handlers here that get its messages
         self._maybe: set[str] = set()  # handlers that may have ready runs
         self._look = False  # something may have fallen due
@@ -74,7 +74,7 @@ class Worker:
         self._working = False
         self._draining = False
         self._peers = Peers(store, clock, self._bell, settings.lease)
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: StoreAlarm | None = None
         self._timer_due: int | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._idle = asyncio.Event()
@@ -194,29 +194,20 @@ class Worker:
         """Group commit with a callback."""
         self.committer.submit(batch, done)
 
-    def at(self, due_us: int, fn: Callable[[], None]) -> asyncio.TimerHandle:
+    def at(self, due_us: int, fn: Callable[[], None]) -> StoreAlarm:
         """Call *fn* once the store's clock has reached *due_us*; never early."""
-        loop = asyncio.get_running_loop()
-        delay = max(0.0, (due_us - self.store.now()) / 1e6)
-
-        def fire() -> None:
-            if self.store.now() < due_us:
-                self.at(due_us, fn)
-            else:
-                fn()
-
-        return loop.call_later(min(delay, 60.0), fire)
+        return StoreAlarm(due_us, fn, self.store.now)
 
     # ---- Owner: what the committer asks and tells
 
     def room(self, handler: str) -> int:
         """Free slots for a handler."""
-        return self._slots.room(handler) if self._working and not self._draining else 0
+        return self.slots.room(handler) if self._working and not self._draining else 0
 
     def wanted(self, batches: Sequence[Batch]) -> Claim | None:
         """What may be claimed with these batches; runs that end in them leave room."""
-        self._slots.leave_with(batches)
-        free = self._slots.free
+        self.slots.leave_with(batches)
+        free = self.slots.free
         if not self._working or self._draining or self.lost or free <= 0:
             return None
         names = self._maybe
@@ -274,6 +265,7 @@ class Worker:
         if self.lost:
             _log.info("the store takes writes again")
         self.lost = ""
+        self._peers.begin_anew()
         self.committer.store_back()
         self._rung()
 
@@ -288,7 +280,7 @@ class Worker:
         if handler is None:  # claimed for us by nobody's mistake but a deploy's: hand it back
             self.committer.submit(self._give_back(run), _ignore)
             return
-        self._slots.take(run)
+        self.slots.take(run)
         self._rids.add(run.rid)
         self._idle.clear()
         if run.mode == Mode.REPLAY:
@@ -368,7 +360,7 @@ class Worker:
             pass  # this process commits nothing any more; the run is freed when its worker leaves
 
     def _freed(self, drive: Drive, run: Run) -> None:
-        self._slots.leave(run.id, run.epoch)
+        self.slots.leave(run.id, run.epoch)
         # A run that was given back, or parked and woken, in one group may be
         # claimed in it again: then the next drive stands here already.
         if self._drives.get(run.id) is drive:
@@ -453,23 +445,24 @@ class Worker:
                 _log.error("no heartbeat", {"error": repr(error)})
 
     def _fenced(self) -> None:
-        """We were declared dead: forget what we had, come back as somebody new."""
-        if self.committer.worker is None:
+        """We were declared dead, or do not know what we did: forget what we had, come back anew."""
+        old, self.committer.worker = self.committer.worker, None
+        if old is None:
             return
-        _log.error("this worker was declared dead (it hung, or the clock stood still); starting anew")
-        self.committer.worker = None
+        _log.error("this worker was declared dead (it hung), or lost the store in a commit; starting anew")
         for drive in list(self._drives.values()):
             drive.fence()
         for turn in self._parked.values():
             turn.evict()
         self._parked.clear()
-        self._spawn(self._again())
+        self._spawn(self._again(old))
 
-    async def _again(self) -> None:
+    async def _again(self, old: WorkerRef) -> None:
         working, self._working = self._working, False
         handlers = self.registry.names if working else ()
         while self.committer.worker is None:
             try:
+                await self.store.retire(old)
                 self.committer.worker = await self.store.register(self.name, self._bell.address, handlers)
             except StoreUnavailable as error:
                 self.store_lost(error)
@@ -496,6 +489,8 @@ class Worker:
     async def _observe(self) -> None:
         """Take over from the dead and from those who stood still for a lease."""
         me = self.committer.worker.id if self.committer.worker is not None else 0
+        if self.lost:
+            self._peers.begin_anew()
         if await self._peers.observe(me):
             self._rung()
 
