@@ -197,6 +197,8 @@ class Inquest:
 
     async def _hold_replay(self, run: Run, entries: list[Entry], promises: list[PromiseRow]) -> None:
         """The whole journal, handed to a fresh body, leads to the same end."""
+        if run.started_at is None:
+            return  # cancelled before there was room for it: no body ever saw it
         handlers = {h.name: h for h in Replays(self._ledger, Killer()).handlers()}
         finish = await replayed(run, handlers[run.handler], entries, promises)
         if run.handler == CANCELLED:

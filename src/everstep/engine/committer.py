@@ -94,10 +94,22 @@ class Committer:
         self._pending.append((batch, done))
         self._wake.set()
 
-    async def commit(self, batch: Batch) -> Outcome:
-        """Commit and wait for the outcome."""
+    async def commit(self, batch: Batch, landed: Done | None = None) -> Outcome:
+        """
+        Commit and wait for the outcome.
+
+        Args:
+            landed: Hears it as well, even if whoever waits was cancelled meanwhile.
+        """
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.submit(batch, lambda outcome: None if future.done() else future.set_result(outcome))
+
+        def heard(outcome: Outcome) -> None:
+            if landed is not None:
+                landed(outcome)
+            if not future.done():
+                future.set_result(outcome)
+
+        self.submit(batch, heard)
         return await future
 
     def kick(self) -> None:

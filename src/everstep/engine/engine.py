@@ -27,6 +27,7 @@ from everstep.core.batch import (
     KvDelete,
     KvSet,
     KvUpdate,
+    Outcome,
     Publish,
     Published,
     Refused,
@@ -35,12 +36,13 @@ from everstep.core.batch import (
 from everstep.core.status import Status, WrongStatus
 from everstep.core.updates import validate_ops
 from everstep.engine import executors
+from everstep.engine.committer import Done
 from everstep.engine.effects import Effects
 from everstep.engine.outcomes import refusal
 from everstep.engine.registry import Registry
 from everstep.engine.unrouted import Unrouted
 from everstep.engine.worker import Worker
-from everstep.errors import EverstepError, IdTaken
+from everstep.errors import EverstepError, Fenced, IdTaken
 from everstep.ids import new_id, new_trace
 from everstep.settings import Settings
 from everstep.store.base import Store
@@ -98,9 +100,11 @@ class Engine:
         try:
             await worker.stop()
         finally:
+            gone = EverstepError("everstep is stopping in this process; the run goes on in another")
             for waiters in self._waiters.values():
                 for waiter in waiters:
-                    waiter.cancel()
+                    if not waiter.done():
+                        waiter.set_exception(gone)
             await self.store.close()
 
     @property
@@ -135,8 +139,8 @@ class Engine:
         """The effects of one request."""
         return Effects(self.store, self.worker.committer, trace=trace, gather=gather)
 
-    async def _one(self, change: Change, size: int = 256) -> Any:
-        outcome = await self.worker.committer.commit(Batch(changes=[change], size=size))
+    async def _one(self, change: Change, size: int = 256, landed: Done | None = None) -> Any:
+        outcome = await self.worker.committer.commit(Batch(changes=[change], size=size), landed)
         if isinstance(outcome, Applied):
             return outcome.results[0]
         if isinstance(outcome, Refused):
@@ -161,6 +165,7 @@ class Engine:
         fp: int = 0,
         trace: str = "",
         delay: int = 0,
+        priority: int = 0,
         claim: bool = True,
         attach: bool = True,
     ) -> Begun:
@@ -171,11 +176,22 @@ class Engine:
             rid: Its id; one that is taken attaches to that run, or with
                 *attach* False raises `IdTaken`.
             delay: Microseconds before it may start.
+            priority: Higher goes first among those that are ready.
             claim: Start it here at once when there is room.
         """
         found = self.registry.find(handler)
         worker = self.worker
         here = claim and delay == 0 and worker.room(handler) > 0
+        slot = worker.slots.reserve(handler) if here else 0
+
+        def landed(outcome: Outcome) -> None:
+            # Before anybody is woken: who waits may be cancelled, and the run is ours all the same.
+            worker.slots.leave(slot, 0)
+            if isinstance(outcome, Applied):
+                begun: Begun = outcome.results[0]
+                if here and begun.created and begun.run.status == Status.RUNNING:
+                    worker.take(begun.run)
+
         change = Begin(
             rid=rid if rid is not None else new_id("r"),
             handler=handler,
@@ -184,14 +200,17 @@ class Engine:
             topic=topic,
             trace=trace or new_trace(),
             fp=fp,
+            priority=priority,
             delay=delay,
             claim=here,
             attach=attach,
         )
-        begun: Begun = await self._one(change, 256 + len(input))
-        if here and begun.created and begun.run.status == Status.RUNNING:
-            worker.take(begun.run)
-        else:
+        try:
+            begun: Begun = await self._one(change, 256 + len(input), landed)
+        except Fenced:  # nothing was submitted
+            worker.slots.leave(slot, 0)
+            raise
+        if begun.run.status != Status.RUNNING:
             await self._ring()
         return begun
 
@@ -231,6 +250,7 @@ class Engine:
         Raises:
             LookupError: No run has that id.
             TimeoutError: It did not end within *timeout* seconds.
+            EverstepError: This process is stopping.
         """
         async with asyncio.timeout(timeout):
             waiter: asyncio.Future[Run] = asyncio.get_running_loop().create_future()

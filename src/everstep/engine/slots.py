@@ -32,6 +32,7 @@ class Slots:
         # again before whoever drove it has noticed that it is over.
         self._taken: dict[tuple[int, int], str] = {}
         self._busy: Counter[str] = Counter()
+        self._reserved = 0  # numbers below those of any run
 
     @property
     def free(self) -> int:
@@ -47,6 +48,13 @@ class Slots:
         if found.concurrency is not None:
             free = min(free, found.concurrency - self._busy[handler])
         return max(free, 0)
+
+    def reserve(self, handler: str) -> int:
+        """Hold a slot for a run that is about to be begun; leave it by this number, at epoch 0."""
+        self._reserved -= 1
+        self._taken[self._reserved, 0] = handler
+        self._busy[handler] += 1
+        return self._reserved
 
     def take(self, run: Run) -> None:
         """A run was claimed."""
