@@ -116,6 +116,30 @@ async def test_while_it_is_at_work_the_client_is_told_to_come_again(monkeypatch:
     assert (second.status_code, second.json()) == (200, {"done": True})
 
 
+async def test_a_request_does_not_wait_behind_a_backlog_of_messages() -> None:
+    """Somebody waits for its answer: it is next when there is room, and not the last of a thousand."""
+    handled: list[int] = []
+
+    @step(on.queue("slow"))
+    async def slow(ctx: StepContext, number: int) -> None:
+        await asyncio.sleep(0.01)
+        handled.append(number)
+
+    @step(on.post("/now"))
+    async def now(ctx: StepContext, req: Request[Any]) -> int:
+        return len(handled)
+
+    app = app_of(slow, now, concurrency=2)
+    async with app, client_of(app) as client:
+        for number in range(100):
+            await app.enqueue("slow", number)
+        before = len(handled)
+        answer = await client.post("/now", headers=KEY)
+
+    assert answer.status_code == 200
+    assert answer.json() - before < 20
+
+
 async def test_another_process_finishes_what_this_one_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

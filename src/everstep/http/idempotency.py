@@ -31,6 +31,7 @@ from everstep.steps.triggers import HttpTrigger
 HEADER = "idempotency-key"
 REPLAYED = "idempotency-replayed"
 PATIENCE = 5.0  # seconds a request waits for its run before the client is told to come again
+URGENT = 1 << 30  # somebody waits for it: before every message, however many there are
 _KEY = re.compile(r"[!-~]{1,255}")
 
 
@@ -61,6 +62,7 @@ class Repeats:
             topic=trigger.route,
             fp=fingerprint(request),
             trace=trace,
+            priority=URGENT,
         )
         if not begun.created and begun.run.fp != fingerprint(request):
             raise Refusal(422, "this Idempotency-Key was used with another request", run=begun.run.rid)
