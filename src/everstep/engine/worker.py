@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from everstep.clock import Clock
@@ -73,6 +73,7 @@ class Worker:
         self._news = False  # somebody rang since the claim in flight was made
         self._working = False
         self._draining = False
+        self._left = False  # the store is asked nothing any more
         self._peers = Peers(store, clock, self._bell, settings.lease)
         self._timer: StoreAlarm | None = None
         self._timer_due: int | None = None
@@ -156,11 +157,12 @@ class Worker:
         self._bell.close()
 
     async def _no_errands(self) -> None:
-        """Nobody asks the store any more when it is closed."""
-        while self._errands:
-            for errand in self._errands:
-                errand.cancel()
-            await asyncio.gather(*self._errands, return_exceptions=True)
+        """Nobody asks the store any more when it is closed, whoever rings meanwhile."""
+        self._left = True
+        errands = [*self._errands]
+        for errand in errands:
+            errand.cancel()
+        await asyncio.gather(*errands, return_exceptions=True)
 
     async def _idle_within(self, seconds: float) -> bool:
         try:
@@ -386,7 +388,7 @@ class Worker:
         self._timer = self._timer_due = None
         self._look = True
         self.committer.kick()
-        self._spawn(self._next_due())
+        self._spawn(self._next_due)
 
     async def _next_due(self) -> None:
         due = await self.store.next_due()
@@ -394,12 +396,17 @@ class Worker:
             # One that is due already is being promoted: look again shortly.
             self._arm(max(due, self.store.now() + 20_000))
 
-    def _spawn(self, work: object) -> None:
+    def _spawn(self, ask: Callable[..., Awaitable[None]], *args: object) -> None:
+        if self._left:
+            return
+
         async def quietly() -> None:
             try:
-                await work  # type: ignore[misc]
+                await ask(*args)
             except StoreUnavailable as error:
                 self.store_lost(error)
+            except Exception as error:
+                _log.error("could not ask the store", {"error": repr(error)})
 
         task = asyncio.create_task(quietly())
         self._errands.add(task)
@@ -413,7 +420,7 @@ class Worker:
         self._look = self._news = True
         self.committer.kick()
         self._deliver_asked()
-        self._spawn(self._next_due())
+        self._spawn(self._next_due)
 
     async def ring_all(self) -> None:
         """Ring every worker there is, also one that started a moment ago."""
@@ -429,7 +436,7 @@ class Worker:
                     drive.ask(Asked(run.asked))
 
         if self._working and self._drives:
-            self._spawn(look())
+            self._spawn(look)
 
     async def _beat(self) -> None:
         """Raise our counter three times a lease."""
@@ -455,7 +462,7 @@ class Worker:
         for turn in self._parked.values():
             turn.evict()
         self._parked.clear()
-        self._spawn(self._again(old))
+        self._spawn(self._again, old)
 
     async def _again(self, old: WorkerRef) -> None:
         working, self._working = self._working, False
