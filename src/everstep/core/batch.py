@@ -282,6 +282,7 @@ class Refused:
 
     `why`: run_epoch | worker_epoch | wakes | promise | kv_version | id_taken |
     group_missing | update | status | unknown_run | poison.  `current` is what was found instead.
+    The committer adds `unavailable`: the store was away for too long.
     """
 
     why: str
