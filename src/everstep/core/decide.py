@@ -409,7 +409,9 @@ def _updated(value: bytes | None, change: KvUpdate) -> bytes:
         raise _Refusal("update", UpdateError(op=0, type="update", path=where, expected="JSON", found="bytes"))
     try:
         return _JSON.encode(apply_ops(None if value is None else _JSON.decode(value), change.ops))
-    except (UpdateError, NotEncodable) as error:
+    except UpdateError as error:
+        raise _Refusal("update", error.of(change.group, change.key)) from None
+    except NotEncodable as error:
         raise _Refusal("update", error) from None
 
 

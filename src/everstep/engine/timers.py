@@ -59,6 +59,33 @@ class StoreAlarm:
         self._handle.cancel()
 
 
+class Earliest:
+    """One alarm for the earliest of many times; when it has rung, all of them are forgotten."""
+
+    def __init__(self, at: Callable[[int, Callable[[], None]], Alarm], ring: Callable[[], None]) -> None:
+        self._at = at
+        self._ring = ring
+        self._due: int | None = None
+        self._alarm: Alarm | None = None
+
+    def arm(self, due: int) -> None:
+        """Ring at *due* too."""
+        if self._due is None or due < self._due:
+            self.cancel()
+            self._due = due
+            self._alarm = self._at(due, self._rung)
+
+    def cancel(self) -> None:
+        """Ring no more."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._due = self._alarm = None
+
+    def _rung(self) -> None:
+        self._due = self._alarm = None
+        self._ring()
+
+
 class Timers:
     """What a body waits for in time.  *ring* is called when the earliest may be due."""
 

@@ -26,7 +26,7 @@ from everstep.engine.doorbell import Doorbell
 from everstep.engine.peers import LOOK, Peers
 from everstep.engine.registry import Registry
 from everstep.engine.slots import Slots
-from everstep.engine.timers import StoreAlarm
+from everstep.engine.timers import Earliest, StoreAlarm
 from everstep.engine.turn import Turn, TurnEnd
 from everstep.engine.upkeep import keep_up
 from everstep.errors import EverstepError, Fenced, StoreUnavailable
@@ -75,8 +75,7 @@ class Worker:
         self._draining = False
         self._left = False  # the store is asked nothing any more
         self._peers = Peers(store, clock, self._bell, settings.lease)
-        self._timer: StoreAlarm | None = None
-        self._timer_due: int | None = None
+        self._earliest = Earliest(self.at, self._fell_due)
         self._loops: list[asyncio.Task[None]] = []
         self._idle = asyncio.Event()
         self._idle.set()
@@ -133,8 +132,7 @@ class Worker:
         for turn in self._parked.values():
             turn.evict()
         self._parked.clear()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._earliest.cancel()
         await self.committer.stop()
         await self._no_errands()
         if self.committer.worker is not None:
@@ -152,8 +150,7 @@ class Worker:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self._no_errands()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._earliest.cancel()
         self._bell.close()
 
     async def _no_errands(self) -> None:
@@ -236,7 +233,7 @@ class Worker:
         for run in done.ended:
             self.ended(run)
         if done.due is not None:
-            self._arm(done.due)
+            self._earliest.arm(done.due)
         if done.asked:
             self._deliver_asked()
         if done.outcomes and self.committer.worker is not None and self._is_fenced(done):
@@ -375,17 +372,7 @@ class Worker:
 
     # ---- time
 
-    def _arm(self, due: int) -> None:
-        """Look again when the earliest due time has come."""
-        if self._timer_due is not None and self._timer_due <= due:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_due = due
-        self._timer = self.at(due, self._fell_due)
-
     def _fell_due(self) -> None:
-        self._timer = self._timer_due = None
         self._look = True
         self.committer.kick()
         self._spawn(self._next_due)
@@ -394,7 +381,7 @@ class Worker:
         due = await self.store.next_due()
         if due is not None:
             # One that is due already is being promoted: look again shortly.
-            self._arm(max(due, self.store.now() + 20_000))
+            self._earliest.arm(max(due, self.store.now() + 20_000))
 
     def _spawn(self, ask: Callable[..., Awaitable[None]], *args: object) -> None:
         if self._left:
