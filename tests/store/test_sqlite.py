@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from everstep.core.batch import Batch, KvUpdate
 from everstep.errors import ConfigError, NotAStore, SchemaTooNew, StoreError, StoreUnavailable
 from everstep.store import turnstile
-from everstep.store.base import SCHEMA, Claim
+from everstep.store.base import BLOB, SCHEMA, Claim
 from everstep.store.sqlite import SqliteStore
 from tests.store.contract import StoreContract
 from tests.store.making import YEAR, Execute, MakeStore, ManualClock, begin, ok
@@ -77,6 +78,41 @@ async def refused(path: Path, kind: type[StoreError]) -> StoreError:
     with pytest.raises(StoreError):
         await store.commit(None, [begin("a")])
     return caught.value
+
+
+class Scratched(SqliteStore):
+    """A store on a disk that once cannot be read when a large value is asked for."""
+
+    scratched = False
+
+    def _whole(self, db: sqlite3.Connection, value: bytes) -> bytes:
+        if self.scratched and value[:1] == BLOB:
+            self.scratched = False
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+            raise error
+        return super()._whole(db, value)
+
+
+async def test_a_group_whose_answer_cannot_be_read_is_not_committed(tmp_path: Path) -> None:
+    """Whoever is told that nothing was changed tries again: it happens once, and no claim is lost."""
+    store = Scratched(f"sqlite:///{tmp_path}/runs.db")
+    await store.open()
+    worker = await store.register("w", "", ["h"])
+    large = BLOB + (await store.put_blob("rid:r_1", b"1" * 100_000)).encode()
+    update = KvUpdate("g", "n", [{"type": "increment"}])
+    group = [begin("r_1", input=large), Batch(changes=[update])]
+
+    store.scratched = True
+    with pytest.raises(StoreUnavailable):
+        await store.commit(worker, group, Claim(1, {"h": 1}))
+    done = await store.commit(worker, group, Claim(1, {"h": 1}))
+
+    assert [len(run.input) for run in done.claimed] == [100_000]
+    row = await store.kv_get("g", "n")
+    assert row is not None
+    assert row.value == b"1"
+    await store.close()
 
 
 @pytest.mark.parametrize("wal", [False, True])

@@ -179,12 +179,14 @@ class SqliteStore:
 
         def write(db: sqlite3.Connection) -> Committed:
             writer = self._writer
+
+            def complete(done: Committed) -> None:
+                for run in answered(done):
+                    self._fill(db, run)
+
             if not batches and (claim is None or not writer.anything(claim, self.now())):
                 return Committed([])
-            done = self._in_turn(lambda: writer.write(worker, batches, claim, self.now()))
-            for run in answered(done):
-                self._fill(db, run)
-            return done
+            return self._in_turn(lambda: writer.write(worker, batches, claim, self.now(), complete))
 
         return await self._on_writer(write)
 

@@ -13,7 +13,7 @@ import itertools
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from heapq import nsmallest
 
 from everstep.core.batch import Batch, Due, Outcome, Publish, Refused, Run
@@ -48,9 +48,20 @@ class GroupWriter:
         self._subscribers_version = -1
 
     def write(
-        self, worker: WorkerRef | None, batches: Sequence[Batch], wanted: Claim | None, now: int
+        self,
+        worker: WorkerRef | None,
+        batches: Sequence[Batch],
+        wanted: Claim | None,
+        now: int,
+        complete: Callable[[Committed], None],
     ) -> Committed:
-        """Apply a group and claim; an exception means that nothing was written."""
+        """
+        Apply a group and claim; an exception means that nothing was written.
+
+        Args:
+            complete: Reads what the answer lacks. Before the COMMIT: if it
+                failed after that, the group would be committed again.
+        """
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -62,6 +73,7 @@ class GroupWriter:
                 db.execute("ROLLBACK")
                 return Committed([Refused("worker_epoch", current and current[0])] * len(batches))
             decider, done = self._group(worker, batches, wanted, now)
+            complete(done)
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
