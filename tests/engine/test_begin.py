@@ -1,7 +1,9 @@
 """Beginning a run from outside, and waiting for its end."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,24 @@ async def test_a_run_goes_on_although_whoever_began_it_is_gone(engine: Engine, r
     run = await engine.result("r_1", timeout=10)
 
     assert run.state is Status.DONE
+
+
+async def test_a_large_result_is_kept_beside_the_row(
+    engine: Engine, registry: Registry, tmp_path: Path
+) -> None:
+    """Who lists runs does not read it, and who asks for it gets all of it."""
+
+    async def body(ctx: Any, given: Any) -> str:
+        return "x" * 200_000
+
+    registry.add(Handler("body", Mode.REPLAY, body))
+    await engine.start()
+    run = await engine.result((await engine.begin("body", b"null")).run.rid, timeout=10)
+
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as db:
+        [length] = db.execute("SELECT max(length(output)) FROM run").fetchone()
+    assert length < 1_000
+    assert run.output == b'"%b"' % (b"x" * 200_000)
 
 
 async def test_who_waits_for_a_run_is_told_that_the_process_stops(engine: Engine, registry: Registry) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
-from everstep.core.batch import Applied, Asked, Batch, Change, Outcome, Park, Refused, Release, Run
+from everstep.core.batch import Applied, Asked, Batch, Change, Finish, Outcome, Park, Refused, Release, Run
 from everstep.core.failure import encode_error
 from everstep.core.journal import Entry
 from everstep.engine import faults
@@ -310,7 +310,7 @@ class Turn:
         self._finished = []
         entries: list[Entry] = []
         flight: list[Operation] = []
-        size = 0
+        size = len(change.output or b"") if type(change) is Finish else 0
         if finished:
             now = host.now()
             at = self._at = max(self._at, now)
