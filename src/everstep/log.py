@@ -24,6 +24,9 @@ _FIELDS = "everstep_fields"
 _STEP = "step"
 
 
+_known: dict[str, logging.Logger] = {}  # asking logging by name takes a lock, and runs are many
+
+
 class Logger:
     """
     Writes messages with fields, each line with those the logger is bound to.
@@ -34,7 +37,7 @@ class Logger:
     __slots__ = ("_fields", "_log")
 
     def __init__(self, name: str = ROOT, /, **fields: Any) -> None:
-        self._log = logging.getLogger(name)
+        self._log = _known.get(name) or _known.setdefault(name, logging.getLogger(name))
         self._fields = fields
 
     def bind(self, **fields: Any) -> Logger:
